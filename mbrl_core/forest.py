@@ -1,0 +1,111 @@
+"""Search trees of B roots while they grow: one table per quantity, one row per root."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mbrl_core import rows
+from mbrl_core.types import Rows, Transition, Tree
+from mbrl_core.world import World
+
+
+class Forest:
+    """The tables of `Tree` with room for `capacity` nodes per root, and what searching them needs.
+
+    Node numbers count per root in the order of expansion, so a parent's number is below its
+    children's.
+    """
+
+    def __init__(self, world: World, state: Rows, capacity: int) -> None:
+        self.world = world
+        self.capacity = capacity
+        device, roots = world.device, world.roots
+
+        def table(fill: float | int, dtype: torch.dtype) -> Tensor:
+            return torch.full((roots, capacity), fill, dtype=dtype, device=device)
+
+        self.size = torch.ones(roots, dtype=torch.int64, device=device)
+        self.parent, self.slot = table(-1, torch.int64), table(-1, torch.int64)
+        self.depth, self.visits = table(0, torch.int64), table(0, torch.int64)
+        self.value, self.raw_value = table(0, world.dtype), table(0, world.dtype)
+        self.prior, self.reward = table(0, world.dtype), table(0, world.dtype)
+        self.discount = table(1, world.dtype)
+        self.ended = table(False, torch.bool)
+        self.earned = table(0, world.dtype)  # discounted reward from the root to the node
+        self.weight = table(1, world.dtype)  # product of the discounts from the root to the node
+        everyone = torch.arange(roots, device=device)
+        self.states = rows.put(None, everyone * capacity, state, size=roots * capacity)
+        self.actions: Rows = None
+        self.visits[:, 0] = 1
+        self.prior[:, 0] = 1
+        self.raw_value[:, 0] = torch.nan_to_num(world.value(state))
+        self.value[:, 0] = self.raw_value[:, 0]
+
+    def flat(self, roots: Tensor, nodes: Tensor) -> Tensor:
+        """The rows of `states` and `actions` that belong to the given nodes [n] of `roots` [n]."""
+        return roots * self.capacity + nodes
+
+    def add(
+        self,
+        roots: Tensor,
+        parent: Tensor,
+        slot: Tensor,
+        prior: Tensor,
+        action: Rows,
+        moved: Transition,
+    ) -> Tensor:
+        """Append a node for each of n transitions, `roots` [n] in ascending order; their numbers
+        [n].
+
+        Nodes that have not ended are given the model's value; no visit is counted yet.
+        """
+        number = torch.bincount(roots, minlength=len(self.size))
+        first = number.cumsum(0) - number
+        nodes = self.size[roots] + torch.arange(len(roots), device=roots.device) - first[roots]
+        self.size += number
+        at, above = (roots, nodes), (roots, parent)
+        self.parent[at], self.slot[at], self.prior[at] = parent, slot, prior.to(self.prior)
+        self.reward[at] = moved.reward.to(self.reward)
+        self.discount[at] = moved.discount.to(self.discount)
+        self.ended[at] = moved.discount == 0
+        self.depth[at] = self.depth[above] + 1
+        self.earned[at] = self.earned[above] + self.weight[above] * self.reward[at]
+        self.weight[at] = self.weight[above] * self.discount[at]
+        total = len(self.size) * self.capacity
+        row = self.flat(roots, nodes)
+        self.states = rows.put(self.states, row, moved.state, size=total)
+        self.actions = rows.put(self.actions, row, action, size=total)
+        going = (moved.discount != 0).nonzero().squeeze(1)
+        if len(going):
+            value = self.world.value(rows.take(moved.state, going), roots[going])
+            self.raw_value[roots[going], nodes[going]] = value.to(self.raw_value)
+        self.value[at] = self.raw_value[at]
+        return nodes
+
+    def score(self) -> Tensor:
+        """[B, M] return of the path from the root through each node, its own value at the end."""
+        return self.earned + self.weight * self.raw_value
+
+    def first_action(self, nodes: Tensor) -> Rows:
+        """The action [B rows] at the root on the way to node `nodes` [B] of each root."""
+        everyone = torch.arange(len(nodes), device=nodes.device)
+        while bool((deep := self.depth[everyone, nodes] > 1).any()):
+            nodes = torch.where(deep, self.parent[everyone, nodes], nodes)
+        return rows.take(self.actions, self.flat(everyone, nodes))
+
+    def tree(self) -> Tree:
+        """The trees as a record."""
+        used = int(self.size.max())
+        kept = torch.arange(self.capacity, device=self.size.device) < used
+        row = kept.repeat(len(self.size)).nonzero().squeeze(1)
+        tables = {name: getattr(self, name)[:, :used] for name in _TABLES}
+        return Tree(
+            size=self.size,
+            states=rows.take(self.states, row),
+            actions=self.actions if self.actions is None else rows.take(self.actions, row),
+            **tables,
+        )
+
+
+_TABLES = set(Tree._fields) - {"size", "states", "actions"}

@@ -1,0 +1,1 @@
+"""The planners, each written once for tensors and text."""

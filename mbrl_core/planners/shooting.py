@@ -1,0 +1,133 @@
+"""Random shooting: draw N futures, reduce them to one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mbrl_core import draws, rows
+from mbrl_core.reducers import Argmax, Reducer
+from mbrl_core.rollouts import simulate_actions, simulate_policy
+from mbrl_core.types import (
+    Budget,
+    Carry,
+    Discrete,
+    Event,
+    Listener,
+    Model,
+    Plan,
+    Rng,
+    Rollout,
+    Rows,
+)
+from mbrl_core.world import World, bounds_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomShooting:
+    """N independent futures, one chosen by `reduce`.
+
+    With `actions="policy"` the policy draws every action: over text this is best-of-N (`Argmax`) or
+    self-consistency (`Vote`). With `actions="uniform"` whole sequences are drawn at once from the
+    action space (Rao 2009, "A survey of numerical methods for optimal control"; uniform between the
+    bounds, standard normal where they are infinite). `horizon` counts model steps, `samples` is N,
+    `particles` the simulations averaged per sequence (uniform only).
+    """
+
+    samples: int
+    horizon: int
+    actions: Literal["policy", "uniform"] = "policy"
+    reduce: Reducer = field(default_factory=Argmax)
+    particles: int = 1
+
+    def __post_init__(self) -> None:
+        check_counts(self, "samples", "horizon", "particles")
+        if self.actions not in ("policy", "uniform"):
+            raise ValueError(
+                f"RandomShooting.actions must be policy or uniform, not {self.actions!r}"
+            )
+        if self.actions == "policy" and self.particles != 1:
+            raise ValueError("RandomShooting.particles needs actions=uniform: a policy draws anew")
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: Model,
+        state: Rows,
+        carry: Carry = None,
+        *,
+        rng: Rng,
+        budget: Budget | None = None,
+        listen: Listener | None = None,
+    ) -> tuple[Plan, Carry]:
+        """See `Planner`. There is no warm start: the carry is None.
+
+        Raises ValueError where the budget does not allow a single future.
+        """
+        open_loop = self.actions == "uniform"
+        needs = ("action_space",) if open_loop else ("policy",)
+        world = World("RandomShooting", model, state, rng=rng, budget=budget, needs=needs)
+        cost = {
+            "steps": self.horizon * self.particles,
+            "proposals": 0 if open_loop else self.horizon,
+        }
+        samples = world.affordable(self.samples, **cost)
+        if samples < 1 or not world.calls_left(self.horizon):
+            raise ValueError("RandomShooting: the budget does not allow one future of this horizon")
+        if open_loop:
+            sequences = self._draw(world, samples)
+            rollout = simulate_actions(world, state, sequences, self.particles)
+        else:
+            rollout = simulate_policy(world, state, self.horizon, samples)
+        returns = only_finite(rollout.returns)
+        if listen:
+            listen(Event("iteration", 0, {"returns": returns}))
+        chosen, value = self.reduce(returns, rollout.final)
+        return plan_of(world, rollout, returns, chosen, value), None
+
+    def _draw(self, world: World, samples: int) -> Tensor:
+        """Sequences [B, N, H, A], or [B, N, H] of a discrete space."""
+        space = world.model.action_space
+        shape = (world.roots, samples, self.horizon)
+        if isinstance(space, Discrete):
+            return draws.integers(world.rng, space.n, *shape).to(world.device)
+        bounds = bounds_of(world)
+        wide = (*shape, len(bounds.low))
+        noise = 2 * draws.uniform(world.rng, *wide).to(bounds.low) - 1
+        if not bool(torch.isfinite(bounds.high - bounds.low).all()):
+            normal = draws.normal(world.rng, *wide).to(bounds.low)
+            noise = torch.where(torch.isfinite(bounds.high - bounds.low), noise, normal)
+        return bounds.clip(bounds.center + bounds.half * noise)
+
+
+def plan_of(world: World, rollout: Rollout, returns: Tensor, chosen: Tensor, value: Tensor) -> Plan:
+    """The plan that follows candidate `chosen` [B] of a rollout."""
+    samples = returns.shape[1]
+    row = torch.arange(world.roots, device=chosen.device) * samples + chosen
+    return Plan(
+        action=rows.take(rollout.actions[0], row),
+        value=value,
+        final=rows.take(rollout.final, row),
+        trace=rollout,
+        cost=world.cost(),
+        valid=(returns > -torch.inf).any(1),
+    )
+
+
+def only_finite(returns: Tensor) -> Tensor:
+    """Returns with NaN and infinities as -inf, so that a broken candidate is never chosen."""
+    return torch.where(torch.isfinite(returns), returns, -torch.inf)
+
+
+def check_counts(planner: object, *names: str) -> None:
+    """Raises ValueError where one of a planner's fields is no positive whole number."""
+    for name in names:
+        number = getattr(planner, name)
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ValueError(
+                f"{type(planner).__name__}.{name} must be a whole number of at least 1, "
+                f"not {number!r}"
+            )

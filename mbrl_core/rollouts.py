@@ -1,0 +1,142 @@
+"""Simulated futures and their returns.
+
+The return of a future is sum_t (prod_{s<t} discount_s) reward_t, plus the model's value of the last
+state weighted by the product of all discounts. An ending step has discount 0: its own reward
+counts, and nothing after it, the terminal value included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mbrl_core import rows
+from mbrl_core.types import Rollout, Rows, Transition
+from mbrl_core.world import World
+
+
+def discounted_return(rewards: Tensor, discounts: Tensor, value: Tensor | None = None) -> Tensor:
+    """sum_t (prod_{s<t} d_s) r_t + (prod_t d_t) value, for `rewards`, `discounts` [..., H]: [...].
+
+    `value` [...] is that of the state after the last step; none counts as zero.
+    """
+    weights = torch.cumprod(discounts, -1)
+    before = torch.cat([torch.ones_like(weights[..., :1]), weights[..., :-1]], -1)
+    total = (before * rewards).sum(-1)
+    return total if value is None else total + weights[..., -1] * value
+
+
+def simulate(
+    world: World,
+    state: Rows,
+    choose: Callable[[int, Rows, Tensor], Rows],
+    horizon: int,
+    *,
+    samples: int,
+    interruptible: bool = False,
+) -> Rollout:
+    """Step B*samples rows `horizon` times, or until all have ended.
+
+    `choose(t, state, moving)` gives the rows' actions at step t; what it gives to rows that are not
+    `moving` [R] is ignored. Where `interruptible`, the rows of a root whose budget is spent stay
+    where they are. Returns that the model makes NaN stay NaN: what they mean is the planner's to
+    say.
+    """
+    total = rows.count(state)
+    alive = torch.ones(total, dtype=torch.bool, device=world.device)
+    moving = alive
+    actions: list[Rows] = []
+    steps: list[Transition] = []
+    for t in range(horizon):
+        if interruptible and t > 0:
+            moving = alive & world.within_budget().to(alive.device).repeat_interleave(samples)
+        if world.terminates and t > 0 and not bool(moving.any()):
+            break
+        action = choose(t, state, moving)
+        moved = world.step(state, action, alive=moving)
+        if interruptible:  # a row that waits has not ended: what follows keeps its weight
+            waits = alive & ~moving
+            moved = moved._replace(discount=torch.where(waits, 1.0, moved.discount))
+        state = moved.state
+        if world.terminates:
+            alive = alive & (moved.discount != 0)
+            moving = alive
+        actions.append(action)
+        steps.append(moved)
+    rewards = torch.stack([step.reward for step in steps], -1)
+    discounts = torch.stack([step.discount for step in steps], -1)
+    value = value_of_living(world, state, alive)
+    shape = (world.roots, samples)
+    return Rollout(
+        actions=actions,
+        rewards=rewards.view(*shape, -1),
+        discounts=discounts.view(*shape, -1),
+        final=state,
+        returns=discounted_return(rewards, discounts, value).view(shape),
+        ended=~alive.view(shape),
+    )
+
+
+def simulate_actions(world: World, state: Rows, actions: Tensor, particles: int = 1) -> Rollout:
+    """The futures of N action sequences for each of B root states.
+
+    `actions` [B, N, H, A] (or [B, N, H] where they are discrete). With `particles` P > 1 each
+    sequence is simulated P times and its return is the mean (PETS, Chua et al. 2018, eq. 3);
+    rewards and discounts are then means over the particles and `final` is the first particle's.
+    """
+    samples, horizon = actions.shape[1:3]
+    flat = actions.flatten(0, 1)
+    copies = rows.repeat(flat, particles)
+    rollout = simulate(
+        world,
+        rows.repeat(state, samples * particles),
+        lambda t, _state, _moving: copies[:, t],
+        horizon,
+        samples=samples * particles,
+    )
+    if particles == 1:
+        return rollout
+
+    def mean(x: Tensor) -> Tensor:
+        return x.unflatten(1, (samples, particles)).mean(2)
+
+    first = torch.arange(0, len(copies), particles, device=world.device)
+    return Rollout(
+        actions=[flat[:, t] for t in range(len(rollout.actions))],
+        rewards=mean(rollout.rewards),
+        discounts=mean(rollout.discounts),
+        final=rows.take(rollout.final, first),
+        returns=mean(rollout.returns),
+        ended=rollout.ended.unflatten(1, (samples, particles)).all(2),
+    )
+
+
+def simulate_policy(world: World, state: Rows, horizon: int, samples: int) -> Rollout:
+    """`samples` futures of each of B root states in which the policy draws every action."""
+
+    def draw(t: int, now: Rows, moving: Tensor) -> Rows:
+        index = moving.nonzero().squeeze(1)
+        if len(index) == len(moving):
+            return world.propose(now, 1).actions
+        # Rows that do not move take any action of the right kind: nothing is done with it.
+        drawn = world.propose(rows.take(now, index), 1, index // samples).actions
+        position = torch.zeros(len(moving), dtype=torch.int64, device=moving.device)
+        position[index] = torch.arange(len(index), device=moving.device)
+        return rows.take(drawn, position)
+
+    start = rows.repeat(state, samples)
+    return simulate(world, start, draw, horizon, samples=samples, interruptible=True)
+
+
+def value_of_living(world: World, state: Rows, alive: Tensor) -> Tensor | None:
+    """The model's value [R] of the rows still alive, 0 for the others; None without a value."""
+    if world.model.value is None:
+        return None
+    if not world.terminates or bool(alive.all()):
+        return world.value(state)
+    index = alive.nonzero().squeeze(1)
+    roots = index // (len(alive) // world.roots)
+    value = world.value(rows.take(state, index), roots)
+    return value.new_zeros(len(alive)).index_copy(0, index, value)

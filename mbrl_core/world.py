@@ -1,0 +1,252 @@
+"""A model as planners use it: every call checked, counted, and ended rows spared.
+
+`World` is made once per plan. It alone calls the model, so the rules that hold for every planner
+(shapes, absorbing ends, the ledger, the budget) are written here once.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mbrl_core import draws, rows
+from mbrl_core.types import Box, Budget, Cost, Model, Proposal, Rng, Rows, Tokens, Transition
+
+
+class World:
+    """The model, the roots' generators, the ledger and the budget of one plan for B roots."""
+
+    def __init__(
+        self,
+        planner: str,
+        model: Model,
+        state: Rows,
+        *,
+        rng: Rng,
+        budget: Budget | None = None,
+        needs: tuple[str, ...] = (),
+    ) -> None:
+        """Raises ValueError where the model lacks one of `needs` or the root states are
+        unusable."""
+        for part in needs:
+            if getattr(model, part) is None:
+                raise ValueError(f"{planner} needs Model.{part}, and this model has none")
+        self.planner = planner
+        self.model = model
+        self.rng = rng
+        self.budget = budget or Budget()
+        self.roots = rows.count(state)
+        self.dtype, self.device = _place(state)
+        self.terminates = getattr(model.dynamics, "terminates", True)
+        if self.roots == 0:
+            raise ValueError(f"{planner} was given no root state: at least one row is needed")
+        if not isinstance(rng, torch.Generator) and len(rng) != self.roots:
+            raise ValueError(
+                f"{planner} was given {len(rng)} generators for {self.roots} root states: "
+                "give one generator, or one per root"
+            )
+        self._started = time.perf_counter()
+        self._calls = 0
+        self._ledger = {name: torch.zeros(self.roots, dtype=torch.int64) for name in _COUNTS}
+
+    # Calling the model
+
+    def step(self, state: Rows, action: Rows, *, alive: Tensor | None = None) -> Transition:
+        """One step of the R = B*n rows of all roots. Rows with `alive` [R] false absorb.
+
+        An absorbed row keeps its state, earns no reward, has discount 0 and costs no model row.
+        """
+        total = rows.count(state)
+        if alive is None or not self.terminates or bool(alive.all()):
+            return self._step(state, action, None)
+        index = alive.nonzero().squeeze(1)
+        if len(index) == 0:
+            nothing = torch.zeros(total, dtype=self.dtype, device=self.device)
+            return Transition(state, nothing, nothing)
+        roots = index // (total // self.roots)
+        moved = self._step(rows.take(state, index), rows.take(action, index), roots)
+        reward = moved.reward.new_zeros(total).index_copy(0, index, moved.reward)
+        discount = moved.discount.new_zeros(total).index_copy(0, index, moved.discount)
+        return Transition(replace(state, index, moved.state), reward, discount)
+
+    def step_some(self, state: Rows, action: Rows, roots: Tensor) -> Transition:
+        """One step of any rows; `roots` [R] says which root each belongs to."""
+        return self._step(state, action, roots)
+
+    def propose(self, state: Rows, num: int, roots: Tensor | None = None) -> Proposal:
+        """At most `num` candidates for each row; `roots` as in `step_some`, None for all in
+        order."""
+        assert self.model.policy is not None
+        total = rows.count(state)
+        proposal = self.model.policy.propose(state, num, rng=self._rng(roots))
+        shape = tuple(proposal.log_prior.shape)
+        if len(shape) != 2 or shape[0] != total or not 1 <= shape[1] <= num:
+            raise ValueError(
+                f"Policy.propose must return log_prior [{total}, K] with 1 <= K <= {num}, "
+                f"not {list(shape)}"
+            )
+        _expect("Policy.propose", "actions", rows.count(proposal.actions), total * shape[1])
+        drawn = (proposal.log_prior > -torch.inf).sum(1)
+        self._count("proposals", total, roots, drawn)
+        self._called(proposal.tokens, total, roots)
+        return proposal
+
+    def value(self, state: Rows, roots: Tensor | None = None) -> Tensor:
+        """The model's value [R] of rows that have not ended; zeros where the model has no value."""
+        total = rows.count(state)
+        if self.model.value is None or total == 0:
+            return torch.zeros(total, dtype=self.dtype, device=self.device)
+        value = self.model.value.value(state)
+        _expect("Value.value", "values", tuple(value.shape), (total,))
+        self._count("values", total, roots)
+        self._called(None, total, roots)
+        return value
+
+    def _step(self, state: Rows, action: Rows, roots: Tensor | None) -> Transition:
+        total = rows.count(state)
+        _expect("a planner", "actions", rows.count(action), total)
+        moved = self.model.dynamics.step(state, action, rng=self._rng(roots))
+        _expect("Dynamics.step", "rewards", tuple(moved.reward.shape), (total,))
+        _expect("Dynamics.step", "discounts", tuple(moved.discount.shape), (total,))
+        _expect("Dynamics.step", "states", rows.count(moved.state), total)
+        self._count("steps", total, roots)
+        if moved.reward.requires_grad:
+            self._count("gradients", total, roots)
+        self._called(moved.tokens, total, roots)
+        return moved
+
+    def _rng(self, roots: Tensor | None) -> Rng:
+        return self.rng if roots is None else draws.take(self.rng, roots)
+
+    # The ledger
+
+    def _count(self, name: str, total: int, roots: Tensor | None, each: Tensor | int = 1) -> None:
+        ledger = self._ledger[name]
+        if roots is None and isinstance(each, int):
+            ledger += each * (total // self.roots)
+            return
+        amounts = torch.as_tensor(each, dtype=torch.int64).cpu().expand(total)
+        if roots is None:
+            ledger += amounts.view(self.roots, -1).sum(1)
+        else:
+            ledger.index_add_(0, roots.cpu(), amounts)
+
+    def _called(self, tokens: Tokens | None, total: int, roots: Tensor | None) -> None:
+        self._calls += 1
+        if tokens is not None:
+            for name, spent in zip(Tokens._fields, tokens, strict=True):
+                self._count(name, total, roots, spent)
+
+    def cost(self) -> Cost:
+        """The ledger so far."""
+        ledger = {name: amount.clone() for name, amount in self._ledger.items()}
+        tokens = Tokens(*(ledger.pop(name) for name in Tokens._fields))
+        return Cost(
+            calls=self._calls, tokens=tokens, seconds=time.perf_counter() - self._started, **ledger
+        )
+
+    # The budget
+
+    def left(self, unit: str) -> Tensor | None:
+        """What each root [B] may still spend of `unit` (steps, proposals, gradients, tokens).
+
+        None where the budget sets no limit.
+        """
+        limit = getattr(self.budget, unit)
+        if limit is None:
+            return None
+        return limit - self._ledger["decoded" if unit == "tokens" else unit]
+
+    def affordable(self, num: int, **each: int) -> int:
+        """How many of `num` candidates fit every root's budget, at `each` units per candidate."""
+        for unit, amount in each.items():
+            left = self.left(unit)
+            if left is not None and amount > 0:
+                num = min(num, int(left.min()) // amount)
+        return 0 if self.out_of_time() else max(num, 0)
+
+    def calls_left(self, num: int) -> bool:
+        """Whether `num` more batched calls are allowed."""
+        return self.budget.calls is None or self._calls + num <= self.budget.calls
+
+    def out_of_time(self) -> bool:
+        """Whether the wall time of the whole plan is used up."""
+        seconds = self.budget.seconds
+        return seconds is not None and time.perf_counter() - self._started >= seconds
+
+    def within_budget(self, **needed: int) -> Tensor:
+        """Which roots [B] bool may spend `needed` more of each unit (0: only check the rest)."""
+        fits = torch.full((self.roots,), not self.out_of_time())
+        for unit in ("steps", "proposals", "gradients", "tokens"):
+            left = self.left(unit)
+            if left is not None:
+                fits &= left >= max(needed.get(unit, 0), 1 if unit == "tokens" else 0)
+        return fits
+
+
+class Bounds(NamedTuple):
+    """The action box as a planner uses it: on the device and in the precision of the states."""
+
+    low: Tensor  # [A]
+    high: Tensor  # [A]
+    center: Tensor  # [A]; 0 where a bound is infinite
+    half: Tensor  # [A] half the range; 1 where a bound is infinite
+
+    def clip(self, actions: Tensor) -> Tensor:
+        """Actions [..., A] moved inside the bounds."""
+        return torch.minimum(torch.maximum(actions, self.low), self.high)
+
+
+def bounds_of(world: World) -> Bounds:
+    """The bounds of a continuous action space.
+
+    Raises ValueError where the model's actions are no `Box` or its bounds are out of order.
+    """
+    space = world.model.action_space
+    if not isinstance(space, Box):
+        raise ValueError(
+            f"{world.planner} needs continuous actions: Model.action_space must be a "
+            f"Box(low, high), not {space!r}"
+        )
+    low = space.low.to(dtype=world.dtype, device=world.device)
+    high = space.high.to(dtype=world.dtype, device=world.device)
+    if low.dim() != 1 or low.shape != high.shape or not bool((low < high).all()):
+        raise ValueError(
+            f"{world.planner} needs bounds [A] with low < high, not low={low.tolist()} "
+            f"high={high.tolist()}"
+        )
+    finite = torch.isfinite(low) & torch.isfinite(high)
+    center = torch.where(finite, (low + high) / 2, 0)
+    half = torch.where(finite, (high - low) / 2, 1)
+    return Bounds(low, high, center, half)
+
+
+def replace(old: Rows, index: Tensor, new: Rows) -> Rows:
+    """`old` with the rows at `index` [n] exchanged for the n rows of `new`, out of place."""
+    total = rows.count(old)
+    source = torch.arange(total, device=index.device)
+    source[index] = total + torch.arange(len(index), device=index.device)
+    return rows.take(rows.concat([old, new]), source)
+
+
+_COUNTS = ("steps", "proposals", "values", "gradients", *Tokens._fields)
+
+
+def _expect(who: str, what: str, got: object, expected: object) -> None:
+    if got != expected:
+        raise ValueError(f"{who} must return {expected} {what}, not {got}")
+
+
+def _place(state: Rows) -> tuple[torch.dtype, torch.device]:
+    """The dtype and device of the first floating-point tensor among the rows; checks for NaN."""
+    found: tuple[torch.dtype, torch.device] | None = None
+    for leaf in rows.leaves(state):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            if not bool(torch.isfinite(leaf).all()):
+                bad = (~torch.isfinite(leaf)).flatten(1).any(1).nonzero().squeeze(1).tolist()
+                raise ValueError(f"the root states hold NaN or infinity in rows {bad[:8]}")
+            found = found or (leaf.dtype, leaf.device)
+    return found or (torch.float32, torch.device("cpu"))
