@@ -1,0 +1,339 @@
+"""From a command line to a function call: the only place that knows Hydra.
+
+`run("control_train", train, __doc__)` composes `configs/control_train.yaml` with the overrides on
+the command line (`agent=pets planner.horizon=20`), builds what has a `_target_`, and calls
+`train(**options)`. The options' meanings shown by `--help` are the comments of the YAML files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import itertools
+import os
+import pkgutil
+import sys
+import tempfile
+import traceback
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, QuotedString
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from configs.checks import accepts, describe, expected_type
+from configs.help import render_help
+
+HYDRA_VERSION = "1.3"
+HYDRA_CONFIGS = "pkg://configs"
+CONFIG_FOLDER = Path(__file__).parent
+OWN_PACKAGES = ("configs", "control", "evals", "mbrl_core", "reasoning")
+FLAGS = ("--help", "-h", "--multirun", "-m", "--cfg", "--traceback")
+
+Function: TypeAlias = Callable[..., object]
+
+
+class UsageError(Exception):
+    """A command line that cannot be run; the message is one sentence for the user."""
+
+
+class Composed(NamedTuple):
+    """The options of one command line."""
+
+    options: DictConfig
+    choices: dict[str, str]  # config group -> the file chosen in it
+
+
+def run(
+    config_name: str, function: Function, doc: str, *, argv: Sequence[str] | None = None
+) -> int:
+    """Run `function` with the options of `configs/<config_name>.yaml` and the command line.
+
+    Top-level options become keywords; a value with a `_target_` arrives as the object built from
+    it. A `function` with a parameter `arguments` also receives the options but `out` as plain data,
+    which is what run folders record. Hydra writes, logs and changes nothing (no folder of its own).
+
+    Args:
+        config_name: the entry file in `configs/`, without `.yaml`.
+        function: called once, or once per combination with `--multirun`.
+        doc: what the command does, for `--help`.
+        argv: the arguments; those of the process where `None`.
+
+    Returns:
+        The exit code: 0; 1 where `function` raised ValueError, OSError, FloatingPointError or lacks
+        a module, which is told in one sentence; 2 for a wrong command line; 130 if interrupted.
+        Other errors are bugs and keep their traceback.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    flags = {item for item in arguments if item in FLAGS}
+    overrides = [item for item in arguments if item not in FLAGS]
+    try:
+        _refuse_flags(overrides)
+        if flags & {"--help", "-h"}:
+            composed = compose(config_name, overrides)
+            print(render_help(CONFIG_FOLDER, config_name, *composed, doc), flush=True)
+        elif "--cfg" in flags:
+            print(OmegaConf.to_yaml(compose(config_name, overrides, function).options), end="")
+        elif flags & {"--multirun", "-m"}:
+            _multirun(config_name, function, overrides)
+        else:
+            _call(function, compose(config_name, overrides, function).options)
+    except UsageError as error:
+        return _explain(error, 2, "--traceback" in flags)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in OWN_PACKAGES:
+            raise
+        needed = f"{error.name} is not installed: pip install 'one-planner[all]' brings everything"
+        return _explain(ValueError(needed), 1, "--traceback" in flags)
+    except BrokenPipeError:
+        # The reader left (`| head`); what Python still wants to flush has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError, FloatingPointError) as error:
+        return _explain(error, 1, "--traceback" in flags)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def call(config_name: str, function: Function, overrides: Sequence[str], **more: Any) -> Any:
+    """What the command line `overrides` would do, from within Python; `more` are extra keywords.
+
+    Raises UsageError on a wrong option, and whatever `function` raises.
+    """
+    return _call(functools.partial(function, **more), compose(config_name, overrides).options)
+
+
+def compose(
+    config_name: str, overrides: Sequence[str], function: Function | None = None
+) -> Composed:
+    """The options after `overrides`, each of which is checked to exist and to have the right type.
+
+    `function` adds its annotations to what is known of the options' types. Raises UsageError.
+    """
+    with _hydra():
+        parsed = _parse(overrides)
+        groups = [item for item in parsed if _is_group(item)]
+        for item in groups:
+            _check_choice(item)
+        base = _compose(config_name, [item.input_line or "" for item in groups])
+        for item in parsed:
+            if item not in groups and not item.is_hydra_override():
+                _check_option(item, base, function)
+        return base if len(groups) == len(parsed) else _compose(config_name, overrides)
+
+
+def _refuse_flags(overrides: Sequence[str]) -> None:
+    for item in overrides:
+        if item.startswith("-"):
+            flag, equals, _ = item.partition("=")
+            hint = "" if equals else _nearest(flag, FLAGS)
+            raise UsageError(f"unknown flag {flag!r}: {hint or 'options are written name=value'}")
+        if "=" not in item and not item.startswith("~"):
+            raise UsageError(f"{item!r} is not an option: options are written name=value")
+
+
+def _explain(error: Exception, code: int, with_traceback: bool) -> int:
+    """Tell the user in one sentence; returns the exit code."""
+    if with_traceback:
+        traceback.print_exc()
+    message = " ".join(str(error).split()) or type(error).__name__
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    """`did you mean 'x'?`, or nothing where no name is near."""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+# ---------------------------------------------------------------------------------------- composing
+
+
+def _hydra() -> Any:
+    """A context in which Hydra reads `configs/`, whatever was read before."""
+    GlobalHydra.instance().clear()
+    return hydra.initialize_config_module("configs", version_base=HYDRA_VERSION)
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    parsed = []
+    for text in overrides:
+        try:
+            parsed += parser.parse_overrides([text])
+        except (OverrideParseException, HydraException):
+            raise UsageError(f"cannot read {text!r}: quote special characters") from None
+    return parsed
+
+
+def _compose(config_name: str, overrides: Sequence[str]) -> Composed:
+    try:
+        config = hydra.compose(config_name, list(overrides), return_hydra_config=True)
+        choices = {
+            group: choice
+            for group, choice in config.hydra.runtime.choices.items()
+            if not group.startswith("hydra/")
+        }
+        HydraConfig.instance().set_config(config)  # for ${hydra:runtime.choices.planner}
+        OmegaConf.set_struct(config, False)
+        del config["hydra"]
+        OmegaConf.resolve(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(str(error)) from error
+    return Composed(config, choices)
+
+
+def _is_group(override: Override) -> bool:
+    return (CONFIG_FOLDER / override.key_or_group).is_dir() and not override.is_delete()
+
+
+def _check_choice(override: Override) -> None:
+    """Raise UsageError unless the file that a `group=choice` names exists."""
+    group = override.key_or_group
+    if override.is_sweep_override():
+        raise UsageError(f"several values for {group!r} need --multirun")
+    choice = override.value()
+    names = sorted(path.stem for path in (CONFIG_FOLDER / group).glob("*.yaml"))
+    if choice not in names:
+        listed = "choices: " + ", ".join(names)
+        hint = f"{_nearest(str(choice), names)} {listed}".strip()
+        raise UsageError(f"unknown {group} {str(choice)!r}: {hint}")
+
+
+def _check_option(override: Override, base: Composed, function: Function | None) -> None:
+    """Raise UsageError unless the option exists and the value has its type."""
+    name = override.key_or_group
+    known = flatten(OmegaConf.to_container(base.options))
+    if name not in known:
+        hint = _nearest(name, list(known)) or "--help lists the options"
+        raise UsageError(f"unknown option {name!r}: {hint}")
+    if override.is_delete():
+        return
+    if override.is_sweep_override():
+        raise UsageError(f"several values for {name!r} need --multirun")
+    value = override.value()
+    value = value.text if isinstance(value, QuotedString) else value
+    if isinstance(value, str) and "${" in value:
+        return  # an interpolation: its type is known only when it is resolved
+    parent, _, parameter = name.rpartition(".")
+    receiver = _receiver(known.get(f"{parent}._target_")) if parent else function
+    expected = expected_type(receiver, parameter, known[name])
+    if not accepts(expected, value):
+        shown = "null" if value is None else repr(value)
+        raise UsageError(f"option {name!r} must be {describe(expected)}, not {shown}")
+
+
+def _receiver(target: str | None) -> Function | None:
+    """The function or class that a `_target_` names."""
+    return pkgutil.resolve_name(target) if target else None
+
+
+def flatten(options: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted name to value of every option, inner nodes included: `{"a": {"b": 1}, "a.b": 1}`."""
+    found: dict[str, Any] = {}
+    for key, value in options.items():
+        found[f"{prefix}{key}"] = value
+        if isinstance(value, dict):
+            found |= flatten(value, f"{prefix}{key}.")
+    return found
+
+
+# ------------------------------------------------------------------------------------------ calling
+
+
+def _call(function: Function, options: DictConfig) -> object:
+    """Build what has a `_target_` and call `function` with the options as keywords."""
+    plain = typing.cast(dict[str, Any], OmegaConf.to_container(options, resolve=True))
+    # An option may serve only as a value that others refer to (`n: ${n}` in a group's file).
+    accepted = inspect.signature(function).parameters
+    try:
+        keywords = {name: _build(v) for name, v in plain.items() if name in accepted}
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError | TypeError | OSError):
+            raise UsageError(str(error.__cause__)) from error
+        raise
+    if "arguments" in accepted:
+        # Where a run lies is not what it is: a moved folder continues.
+        keywords["arguments"] = {name: value for name, value in plain.items() if name != "out"}
+    return function(**keywords)
+
+
+def _build(value: Any) -> Any:
+    return instantiate(value, _convert_="all") if isinstance(value, dict) else value
+
+
+def _multirun(config_name: str, function: Function, overrides: list[str]) -> None:
+    """One run per combination, by Hydra's sweepers and launchers; typos are found before the first.
+
+    Each run is announced on stderr. The others go on where one raises; the first error is raised
+    at the end.
+    """
+    for job in _combinations(overrides):
+        compose(config_name, job, function)
+
+    def task(options: DictConfig) -> object:
+        hydra_config = HydraConfig.get()
+        name = f"run {hydra_config.job.num + 1}: {' '.join(hydra_config.overrides.task)}"
+        print(name, file=sys.stderr)
+        try:
+            return _call(function, options)
+        except Exception as error:
+            print(f"failed {name}: {' '.join(str(error).split())}", file=sys.stderr)
+            raise
+
+    with tempfile.TemporaryDirectory() as scratch:
+        quiet = [
+            f"hydra.sweep.dir={scratch}",
+            "hydra.sweep.subdir=.",
+            "hydra.output_subdir=null",
+            "hydra/job_logging=none",
+            "hydra/hydra_logging=none",
+        ]
+        wanted = {text.split("=")[0] for text in overrides}
+        defaults = [text for text in quiet if text.split("=")[0] not in wanted]
+        full_error = os.environ.get("HYDRA_FULL_ERROR")
+        argv = sys.argv
+        # Hydra reads sys.argv, and would print a failed run's traceback and leave the process.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        sys.argv = [argv[0], "--multirun", *overrides, *defaults]
+        try:
+            GlobalHydra.instance().clear()
+            hydra.main(HYDRA_CONFIGS, config_name, HYDRA_VERSION)(task)()
+        except HydraException as error:
+            raise UsageError(str(error)) from error
+        finally:
+            sys.argv = argv
+            if full_error is None:
+                del os.environ["HYDRA_FULL_ERROR"]
+            else:
+                os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _combinations(overrides: Sequence[str]) -> Iterator[list[str]]:
+    """Every combination of the swept values, as single-valued overrides."""
+    with _hydra():
+        parsed = _parse(overrides)
+        values = []
+        for item in parsed:
+            if item.is_hydra_override():
+                continue
+            if item.is_sweep_override() and item.is_discrete_sweep():
+                key = item.get_key_element()
+                values.append([f"{key}={value}" for value in item.sweep_string_iterator()])
+            elif not item.is_sweep_override():
+                values.append([item.input_line or ""])
+    for combination in itertools.product(*values):
+        yield list(combination)

@@ -1,0 +1,239 @@
+"""The command line as a newcomer meets it: overrides, refusals, help, several runs."""
+
+import dataclasses
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs import cli
+from configs.checks import accepts, describe, expected_type
+from configs.help import read_comments
+
+COMMANDS = {
+    "control_train": "control.train:train",
+    "evals_control": "evals.control:evaluate",
+    "evals_reasoning": "evals.reasoning:evaluate",
+    "reasoning_train": "reasoning.training.lm:train_lm",
+}
+
+
+def command(
+    *,
+    planner: Any,
+    agent: Any,
+    env: str,
+    out: str | Path,
+    seed: int,
+    frames: int,
+    max_frames: int | None = None,
+    arguments: dict[str, Any],
+    **rest: Any,
+) -> None:
+    """Stands for a command: remembers its keywords."""
+    if seed == 13:
+        raise ValueError("thirteen\nis refused")
+    if seed == 14:
+        raise KeyError("a bug")
+    calls.append({"planner": planner, "env": env, "seed": seed, "frames": frames, "out": out})
+    calls[-1] |= {"arguments": arguments, "agent": agent, "max_frames": max_frames}
+
+
+calls: list[dict[str, Any]] = []
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    calls.clear()
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not list(tmp_path.iterdir()), "a command leaves nothing behind that it was not asked for"
+
+
+def run(*argv: str) -> int:
+    return cli.run("control_train", command, "Learn something.", argv=argv)
+
+
+def test_objects_are_built_and_numbers_arrive():
+    assert run("planner=mppi", "planner.horizon=7", "seed=3", "env=gym/Pendulum-v1") == 0
+    (call,) = calls
+    assert type(call["planner"]).__name__ == "MPPI" and call["planner"].horizon == 7
+    assert dataclasses.is_dataclass(call["agent"])
+    assert (call["seed"], call["env"], call["max_frames"]) == (3, "gym/Pendulum-v1", None)
+    assert call["out"] == "runs/control/gym/Pendulum-v1/pets-mppi-3"
+    assert call["arguments"]["planner"]["horizon"] == 7
+    assert call["arguments"]["seed"] == 3 and not {"hydra", "out"} & set(call["arguments"])
+
+
+@pytest.mark.parametrize("planner", ["random_shooting", "cem", "mppi", "grad_mpc"])
+def test_every_planner_is_built_with_its_fields_default_types(planner):
+    assert run(f"planner={planner}") == 0
+    fields = {field.name for field in dataclasses.fields(calls[0]["planner"])}
+    written = set(calls[0]["arguments"]["planner"]) - {"_target_"}
+    assert written <= fields
+    # Objects have no place in YAML, and GradMPC takes one value of `output` only.
+    assert fields - written <= {"reduce"} | ({"output"} if planner == "grad_mpc" else set())
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("planer=cem", "unknown option 'planer': did you mean 'planner'?"),
+        ("planner.horizn=3", "unknown option 'planner.horizn': did you mean 'planner.horizon'?"),
+        ("zzz=3", "unknown option 'zzz': --help lists the options"),
+        ("+sed=3", "unknown option 'sed': did you mean 'seed'?"),
+        (
+            "planner=cme",
+            "unknown planner 'cme': did you mean 'cem'? "
+            "choices: cem, grad_mpc, mppi, random_shooting",
+        ),
+        ("seed=one", "option 'seed' must be a whole number, not 'one'"),
+        ("seed=1.5", "option 'seed' must be a whole number, not 1.5"),
+        ("seed=true", "option 'seed' must be a whole number, not True"),
+        ("seed=null", "option 'seed' must be a whole number, not null"),
+        ("max_frames=x", "option 'max_frames' must be a whole number or null, not 'x'"),
+        ("planner.init_std=big", "option 'planner.init_std' must be a number, not 'big'"),
+        ("planner.output=best2", "option 'planner.output' must be best or mean, not 'best2'"),
+        ("agent.hidden=200", "option 'agent.hidden' must be a list [a,b], not 200"),
+        ("agent.hidden=wide", "option 'agent.hidden' must be a list [a,b], not 'wide'"),
+        ("seed=1,2", "several values for 'seed' need --multirun"),
+        ("planner=cem,mppi", "several values for 'planner' need --multirun"),
+        ("env='", """cannot read "env='": quote special characters"""),
+        ("--multrun", "unknown flag '--multrun': did you mean '--multirun'?"),
+        ("--seed=3", "unknown flag '--seed': options are written name=value"),
+        ("seed", "'seed' is not an option: options are written name=value"),
+        ("planner.elites=1000", None),
+    ],
+)
+def test_a_wrong_command_line_gets_one_sentence(argument, sentence, capsys):
+    assert run(argument) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and told.startswith("error: ")
+    assert sentence is None or told == f"error: {sentence}\n"
+    assert not calls
+
+
+def test_whole_numbers_lists_and_null_are_accepted_where_they_fit():
+    assert run("planner.init_std=1", "agent.hidden=[8,8]", "max_frames=100") == 0
+    assert list(calls[0]["agent"].hidden) == [8, 8]
+    assert run("max_frames=null", "planner.horizon=${seed}", "seed=4", "~frames", "+frames=2") == 0
+    assert calls[1]["planner"].horizon == 4
+
+
+def test_refusals_of_the_command_are_one_sentence_and_bugs_are_not(capsys):
+    assert run("seed=13") == 1
+    assert capsys.readouterr().err == "error: thirteen is refused\n"
+    assert run("seed=13", "--traceback") == 1
+    assert "Traceback" in capsys.readouterr().err
+    with pytest.raises(KeyError):
+        run("seed=14")
+
+
+def test_help_names_every_option_with_its_meaning(capsys):
+    assert run("--help", "planner=mppi", "planner.horizon=9") == 0
+    text = capsys.readouterr().out
+    assert "Learn something." in text and not calls
+    for expected in (
+        "planner.temperature=0.5",
+        "planner.horizon=9",
+        "model steps planned ahead",
+        "planner=grad_mpc",
+        "Cross-entropy method",
+        "frames=30000",
+        "examples",
+        "--multirun",
+    ):
+        assert expected in text
+    assert "_target_" not in text
+    assert max(map(len, text.splitlines())) <= 110
+    for line in text.split("examples\n")[1].splitlines():  # what help suggests can be run
+        words = line.split()
+        start = next(i for i, word in enumerate(words) if "=" in word or word.startswith("--"))
+        assert run(*words[start:]) == 0
+
+
+def test_every_option_of_every_command_has_a_meaning(capsys):
+    for entry in Path(cli.CONFIG_FOLDER).glob("*.yaml"):
+        comments = read_comments(entry.read_text())
+        assert len(comments.examples) >= 3, entry
+        assert all(comments.meanings[name] for name in comments.meanings if name != "defaults")
+    for part in Path(cli.CONFIG_FOLDER).glob("*/*.yaml"):
+        comments = read_comments(part.read_text())
+        assert comments.summary, part
+        unexplained = [name for name, meaning in comments.meanings.items() if not meaning]
+        assert set(unexplained) <= {"_target_"}, (part, unexplained)
+
+
+@pytest.mark.parametrize(("entry", "function"), COMMANDS.items())
+def test_options_are_the_parameters_of_their_command(entry, function):
+    called = pkgutil.resolve_name(function)
+    parameters = inspect.signature(called).parameters
+    options = cli.compose(entry, [], called).options
+    files = [entry, *(f"{group}/*" for group in options if (cli.CONFIG_FOLDER / group).is_dir())]
+    texts = [p.read_text() for name in files for p in cli.CONFIG_FOLDER.glob(f"{name}.yaml")]
+    for name in set(options) - set(parameters):
+        assert any(f"${{{name}}}" in text for text in texts), f"{name} is nobody's option"
+    needed = {name for name, p in parameters.items() if p.default is inspect.Parameter.empty}
+    assert needed <= set(options)
+    for name, value in cli.flatten(cli.OmegaConf.to_container(options)).items():
+        if "." not in name:
+            hint = expected_type(called, name, value)
+            assert accepts(hint, value), f"{name} = {value!r} is not {describe(hint)}"
+
+
+def test_every_entry_file_is_a_command():
+    assert {path.stem for path in Path(cli.CONFIG_FOLDER).glob("*.yaml")} == set(COMMANDS)
+
+
+def test_comments_are_read_from_yaml():
+    head = "# What it is,\n# in two lines.\n# example: a=1\n"
+    comments = read_comments(f"{head}a: 1  # first\n  # goes on\nb:\n  c: 2  # in\n")
+    assert comments.summary == "What it is, in two lines."
+    assert comments.examples == ["a=1"]
+    assert comments.meanings == {"a": "first goes on", "b": "", "b.c": "in"}
+
+
+def test_multirun_runs_every_combination_and_survives_a_failure(capsys):
+    assert run("--multirun", "planner=cem,mppi", "seed=0,13,2") == 1
+    assert [(type(c["planner"]).__name__, c["seed"]) for c in calls] == [
+        ("CEM", 0),
+        ("CEM", 2),
+        ("MPPI", 0),
+        ("MPPI", 2),
+    ]
+    assert calls[3]["out"] == "runs/control/dmc/cartpole-swingup/pets-mppi-2"
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "run 1: planner=cem seed=0"
+    assert told[2] == "failed run 2: planner=cem seed=13: thirteen is refused"
+    assert told[-1] == "error: thirteen is refused"
+
+
+def test_multirun_checks_every_run_before_the_first(capsys):
+    assert run("-m", "planner=cem,mpi") == 2
+    assert "unknown planner 'mpi': did you mean 'mppi'?" in capsys.readouterr().err
+    assert run("-m", "seed=0,x") == 2
+    assert not calls
+
+
+def test_cfg_prints_what_would_run(capsys):
+    assert run("--cfg", "seed=5") == 0
+    assert "seed: 5" in capsys.readouterr().out and not calls
+
+
+def test_importing_configs_is_cheap_and_a_command_runs_from_any_folder(tmp_path):
+    code = "import configs, sys; assert not {'hydra', 'torch', 'omegaconf'} & set(sys.modules)"
+    root = str(Path(cli.CONFIG_FOLDER).parent)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
+    code = (
+        f"import sys; sys.path.insert(0, {root!r})\n"
+        "from configs.cli import run\n"
+        "sys.exit(run('control_train', print, 'doc', argv=['--help']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert "planner.horizon=20" in done.stdout
