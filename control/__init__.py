@@ -1,0 +1,1 @@
+"""Learned world models for control, and the environments they are learned in."""

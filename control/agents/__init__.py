@@ -1,0 +1,1 @@
+"""One file per algorithm, each over the shared parts of `control`."""

@@ -1,0 +1,158 @@
+"""PETS: planning with a probabilistic ensemble learned from real experience.
+
+Chua et al. 2018, "Deep reinforcement learning in a handful of trials using probabilistic dynamics
+models", arXiv:1805.12114, algorithm 1:
+
+    1  initialise data D with a random controller
+    2  for each trial:
+    3      train the dynamics model on D                            (learn)
+    4      for each step of the trial:
+    5          plan action sequences with the model,
+               their returns by trajectory sampling                 (act: planner and ensemble)
+    6          execute the first action of the best                 (act)
+    7          record the outcome in D                              (control/train.py)
+
+The paper plans with CEM and evaluates each candidate by 20 particles: here both belong to the
+planner, which is any of `mbrl_core`'s that takes a model without policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from control.ensemble import Propagation, Split, empty_split, extend_split, fit
+from control.envs import VectorEnv
+from control.replay import Replay
+from control.world_model import WorldModel, build_ensemble
+from mbrl_core import draws
+from mbrl_core.types import Box, Carry, Model, Planner
+
+
+@dataclass(frozen=True, kw_only=True)
+class PETS:
+    """The hyperparameters; `start` makes the learner.
+
+    members, hidden: of the ensemble.
+    propagation, aleatoric: how rollouts use it, see `Ensemble`.
+    reward: "learned" from data, or "given" by `control/rewards.py`.
+    discount: per decision.
+    learning_rate, weight_decay: of AdamW. It goes on from fit to fit, as the weights do.
+    epochs, patience, batch_size: of each fit.
+    holdout: fraction of the data that selects the best epoch.
+    exploration_noise: standard deviation added to planned actions while collecting, as a fraction
+        of half the action range; the paper has none.
+    """
+
+    members: int = 5
+    hidden: Sequence[int] = (200, 200, 200)
+    propagation: Propagation = "ts_inf"
+    aleatoric: bool = True
+    reward: Literal["learned", "given"] = "learned"
+    discount: float = 1.0
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    epochs: int = 50
+    patience: int = 10
+    batch_size: int = 256
+    holdout: float = 0.1
+    exploration_noise: float = 0.0
+
+    def start(self, env: VectorEnv, planner: Planner, *, rng: torch.Generator) -> PETSLearner:
+        """A learner that knows nothing yet."""
+        return PETSLearner(self, env, planner, rng)
+
+
+class PETSLearner:
+    """The ensemble, its optimiser and its bootstrap samples: all that changes while learning."""
+
+    def __init__(
+        self, recipe: PETS, env: VectorEnv, planner: Planner, rng: torch.Generator
+    ) -> None:
+        self.recipe = recipe
+        self.planner = planner
+        self.env_name = env.name
+        self.action_repeat = env.action_repeat
+        self.rng = rng
+        self.ensemble = build_ensemble(
+            env.name,
+            env.action_repeat,
+            env.observation_dim,
+            env.action_space,
+            reward=recipe.reward,
+            rng=rng,
+            members=recipe.members,
+            hidden=recipe.hidden,
+            propagation=recipe.propagation,
+            aleatoric=recipe.aleatoric,
+            discount=recipe.discount,
+        )
+        self.optimizer = torch.optim.AdamW(
+            self.ensemble.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self.split = empty_split(recipe.members)
+
+    def act(self, obs: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
+        """Plan from observations [B, D]; the actions [B, A] to execute, and the warm start."""
+        space = self.ensemble.action_space
+        model = Model(self.ensemble, action_space=space)
+        plan, carry = self.planner(model, self.ensemble.root(obs), carry, rng=self.rng)
+        action = plan.action
+        if self.recipe.exploration_noise and isinstance(space, Box):
+            half = (space.high - space.low) / 2
+            noise = draws.normal(self.rng, *action.shape)
+            action = action + self.recipe.exploration_noise * half * noise
+            action = torch.minimum(torch.maximum(action, space.low), space.high)
+        return action, carry
+
+    def learn(self, replay: Replay) -> dict[str, float]:
+        """Train the ensemble on all experience; what to log.
+
+        Raises NotFiniteError where a loss is NaN or infinite.
+        """
+        recipe, steps = self.recipe, replay.steps
+        self.split = extend_split(self.split, len(replay), holdout=recipe.holdout, rng=self.rng)
+        result = fit(
+            self.ensemble,
+            self.optimizer,
+            steps.obs,
+            steps.action,
+            steps.reward,
+            steps.next_obs,
+            self.split,
+            rng=self.rng,
+            epochs=recipe.epochs,
+            patience=recipe.patience,
+            batch_size=recipe.batch_size,
+        )
+        return {
+            "epochs": result.epochs,
+            "best_epoch": result.best_epoch,
+            "train_loss": result.train_loss,
+            "holdout_mse": result.holdout_mse,
+            "holdout_gmse": result.holdout_gmse,
+        }
+
+    def world_model(self, record: dict[str, Any]) -> WorldModel:
+        """What was learned, to be saved or planned with."""
+        return WorldModel(
+            self.ensemble, self.env_name, self.action_repeat, self.recipe.reward, record
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that learning goes on from, as tensors and plain data."""
+        return {
+            "ensemble": self.ensemble.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "split": self.split._asdict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.ensemble.load_state_dict(state["ensemble"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.split = Split(**state["split"])
