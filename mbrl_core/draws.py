@@ -32,8 +32,8 @@ def uniform(rng: Rng, *shape: int) -> Tensor:
 
 def gumbel(rng: Rng, *shape: int) -> Tensor:
     """Standard Gumbel numbers [*shape]; argmax(logits + gumbel) samples from softmax(logits)."""
-    tiny = torch.finfo(torch.float32).tiny
-    return -torch.log(-torch.log(uniform(rng, *shape).clamp(min=tiny)).clamp(min=tiny))
+    tiny = torch.finfo(torch.float32).tiny  # a draw of exactly 0 would give -inf
+    return -torch.log(-torch.log(uniform(rng, *shape).clamp(min=tiny)))
 
 
 def integers(rng: Rng, high: int, *shape: int) -> Tensor:

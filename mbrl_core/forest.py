@@ -39,7 +39,8 @@ class Forest:
         self.actions: Rows = None
         self.visits[:, 0] = 1
         self.prior[:, 0] = 1
-        self.raw_value[:, 0] = torch.nan_to_num(world.value(state))
+        value = world.value(state)
+        self.raw_value[:, 0] = torch.where(torch.isfinite(value), value, 0.0).to(self.raw_value)
         self.value[:, 0] = self.raw_value[:, 0]
 
     def flat(self, roots: Tensor, nodes: Tensor) -> Tensor:
@@ -88,8 +89,12 @@ class Forest:
         return self.earned + self.weight * self.raw_value
 
     def first_action(self, nodes: Tensor) -> Rows:
-        """The action [B rows] at the root on the way to node `nodes` [B] of each root."""
+        """The action [B rows] at the root on the way to node `nodes` [B] of each root.
+
+        Where that is the root itself it is the first action tried, as good as any.
+        """
         everyone = torch.arange(len(nodes), device=nodes.device)
+        nodes = nodes.clamp(min=1)
         while bool((deep := self.depth[everyone, nodes] > 1).any()):
             nodes = torch.where(deep, self.parent[everyone, nodes], nodes)
         return rows.take(self.actions, self.flat(everyone, nodes))

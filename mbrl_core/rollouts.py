@@ -47,15 +47,16 @@ def simulate(
     total = rows.count(state)
     alive = torch.ones(total, dtype=torch.bool, device=world.device)
     moving = alive
+    may_stop = world.terminates or interruptible  # else nothing is ever asked of the device
     actions: list[Rows] = []
     steps: list[Transition] = []
     for t in range(horizon):
         if interruptible and t > 0:
             moving = alive & world.within_budget().to(alive.device).repeat_interleave(samples)
-        if world.terminates and t > 0 and not bool(moving.any()):
+        if may_stop and t > 0 and not bool(moving.any()):
             break
         action = choose(t, state, moving)
-        moved = world.step(state, action, alive=moving)
+        moved = world.step(state, action, alive=moving if may_stop else None)
         if interruptible:  # a row that waits has not ended: what follows keeps its weight
             waits = alive & ~moving
             moved = moved._replace(discount=torch.where(waits, 1.0, moved.discount))

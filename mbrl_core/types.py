@@ -132,16 +132,27 @@ class Cost(NamedTuple):
 
     def __add__(self, other: Cost) -> Cost:  # type: ignore[override]
         """The ledger of two plans for the same roots, one after the other."""
-        tokens = Tokens(*(a + b for a, b in zip(self.tokens, other.tokens, strict=True)))
-        return Cost(
-            self.calls + other.calls,
-            self.steps + other.steps,
-            self.proposals + other.proposals,
-            self.values + other.values,
-            self.gradients + other.gradients,
-            tokens,
-            self.seconds + other.seconds,
-        )
+        return _combine(lambda a, b: a + b, self, other)
+
+    def spread(self, roots: Tensor, total: int) -> Cost:
+        """The ledger of `total` roots, of which those at `roots` [B] spent this and the rest
+        nothing."""
+
+        def place(amount: Any) -> Any:
+            if not isinstance(amount, Tensor):
+                return amount
+            return amount.new_zeros(total).index_copy(0, roots.to(amount.device), amount)
+
+        return _combine(place, self)
+
+
+def _combine(join: Callable[..., Any], *costs: Cost) -> Cost:
+    """Join ledgers field by field."""
+    joined: list[Any] = [
+        Tokens(*map(join, *parts)) if isinstance(parts[0], Tokens) else join(*parts)
+        for parts in zip(*costs, strict=True)
+    ]
+    return Cost(*joined)
 
 
 class Rollout(NamedTuple):

@@ -39,10 +39,10 @@ class World:
         self.rng = rng
         self.budget = budget or Budget()
         self.roots = rows.count(state)
-        self.dtype, self.device = _place(state)
-        self.terminates = getattr(model.dynamics, "terminates", True)
         if self.roots == 0:
             raise ValueError(f"{planner} was given no root state: at least one row is needed")
+        self.dtype, self.device = _place(state)
+        self.terminates = getattr(model.dynamics, "terminates", True)
         if not isinstance(rng, torch.Generator) and len(rng) != self.roots:
             raise ValueError(
                 f"{planner} was given {len(rng)} generators for {self.roots} root states: "
@@ -60,7 +60,7 @@ class World:
         An absorbed row keeps its state, earns no reward, has discount 0 and costs no model row.
         """
         total = rows.count(state)
-        if alive is None or not self.terminates or bool(alive.all()):
+        if alive is None or bool(alive.all()):
             return self._step(state, action, None)
         index = alive.nonzero().squeeze(1)
         if len(index) == 0:
@@ -113,7 +113,7 @@ class World:
         _expect("Dynamics.step", "discounts", tuple(moved.discount.shape), (total,))
         _expect("Dynamics.step", "states", rows.count(moved.state), total)
         self._count("steps", total, roots)
-        if moved.reward.requires_grad:
+        if moved.reward.requires_grad or _differentiable(moved.state):
             self._count("gradients", total, roots)
         self._called(moved.tokens, total, roots)
         return moved
@@ -240,13 +240,23 @@ def _expect(who: str, what: str, got: object, expected: object) -> None:
         raise ValueError(f"{who} must return {expected} {what}, not {got}")
 
 
+def _differentiable(state: Rows) -> bool:
+    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in rows.leaves(state))
+
+
 def _place(state: Rows) -> tuple[torch.dtype, torch.device]:
-    """The dtype and device of the first floating-point tensor among the rows; checks for NaN."""
-    found: tuple[torch.dtype, torch.device] | None = None
-    for leaf in rows.leaves(state):
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            if not bool(torch.isfinite(leaf).all()):
-                bad = (~torch.isfinite(leaf)).flatten(1).any(1).nonzero().squeeze(1).tolist()
-                raise ValueError(f"the root states hold NaN or infinity in rows {bad[:8]}")
-            found = found or (leaf.dtype, leaf.device)
-    return found or (torch.float32, torch.device("cpu"))
+    """The precision and device to plan in; checks for NaN.
+
+    Those of the first floating-point tensor among the rows; where there is none, single precision
+    on the device of the first tensor (indices of a board, say), or on the CPU for text.
+    """
+    tensors = [leaf for leaf in rows.leaves(state) if isinstance(leaf, Tensor)]
+    real = [leaf for leaf in tensors if leaf.is_floating_point()]
+    for leaf in real:
+        finite = torch.isfinite(leaf).view(len(leaf), -1).all(1)
+        if not bool(finite.all()):
+            bad = (~finite).nonzero().squeeze(1).tolist()
+            raise ValueError(f"the root states hold NaN or infinity in rows {bad[:8]}")
+    if real:
+        return real[0].dtype, real[0].device
+    return torch.float32, tensors[0].device if tensors else torch.device("cpu")

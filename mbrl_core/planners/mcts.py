@@ -145,7 +145,7 @@ class MCTS:
             final=rows.take(grove.states, grove.flat(everyone, node)),
             trace=grove.tree(),
             cost=world.cost(),
-            valid=grove.visits[:, 0] > 1,
+            valid=(grove.children[:, 0] >= 0).any(1),
         )
 
     def _principal(self, grove: _Grove, everyone: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,6 @@ from mbrl_core.types import (
     Rng,
     Rollout,
     Rows,
-    Tokens,
     Transition,
 )
 from mbrl_core.world import World, replace
@@ -44,6 +43,7 @@ class RecedingHorizon:
     def __post_init__(self) -> None:
         check_counts(self, "steps")
 
+    @torch.no_grad()
     def __call__(
         self,
         model: Model,
@@ -54,10 +54,12 @@ class RecedingHorizon:
         budget: Budget | None = None,
         listen: Listener | None = None,
     ) -> tuple[Plan, Carry]:
-        """See `Planner`. The trace is the one future that was played; the carry is the inner
-        one."""
+        """See `Planner`. The trace is the one future that was played; the carry is the inner one.
+
+        Raises ValueError where the budget does not allow the steps that are committed.
+        """
         world = World("RecedingHorizon", model, state, rng=rng, budget=budget)
-        share = _share(world.budget, self.steps)
+        share = _share(world.budget, self.steps, final_calls=int(model.value is not None))
         alive = torch.ones(world.roots, dtype=torch.bool, device=world.device)
         valid, spent = alive.clone(), world.cost()
         actions: list[Rows] = []
@@ -75,36 +77,29 @@ class RecedingHorizon:
             carry = warm if everyone or warm is None else replace(carry, index, warm)
             actions.append(plan.action if everyone else replace(actions[-1], index, plan.action))
             moved = world.step(state, actions[-1], alive=alive)
-            spent = spent + _spread(plan.cost, index, world.roots)
+            spent = spent + plan.cost._replace(seconds=0.0).spread(index, world.roots)
             valid = valid.index_copy(0, index, valid[index] & plan.valid)
             state, alive = moved.state, alive & (moved.discount != 0)
             played.append(moved)
         return _episode(world, state, alive, valid, spent, actions, played), carry
 
 
-def _share(budget: Budget, steps: int) -> Budget:
-    """What each of `steps` plans may spend, one model step of each share kept for the
-    commitment."""
+def _share(budget: Budget, steps: int, final_calls: int) -> Budget:
+    """What each of `steps` plans may spend, one model step of each share kept for the commitment
+    and `final_calls` of the whole for the value of the last state."""
     limits = {name: limit // steps for name, limit in budget._asdict().items() if limit is not None}
+    if budget.calls is not None:
+        limits["calls"] = (budget.calls - final_calls) // steps
     if budget.seconds is not None:
         limits["seconds"] = budget.seconds / steps
     for name in ("steps", "calls"):
         if name in limits:
             limits[name] -= 1
+            if limits[name] < 0:
+                raise ValueError(
+                    f"RecedingHorizon: the budget does not allow its own {steps} model steps"
+                )
     return Budget(**limits)
-
-
-def _spread(cost: Cost, index: Tensor, total: int) -> Cost:
-    """The ledger of the roots at `index` as one of all `total` roots; wall time is counted
-    apart."""
-
-    def spread(each: Tensor) -> Tensor:
-        return each.new_zeros(total).index_copy(0, index.cpu(), each)
-
-    amounts = {
-        name: spread(getattr(cost, name)) for name in ("steps", "proposals", "values", "gradients")
-    }
-    return Cost(calls=cost.calls, tokens=Tokens(*map(spread, cost.tokens)), seconds=0.0, **amounts)
 
 
 def _episode(

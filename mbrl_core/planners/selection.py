@@ -33,7 +33,7 @@ class Selection(Protocol):
     """The choices of a tree search."""
 
     def noise(self, logits: Tensor, rng: Rng) -> Tensor:
-        """Root noise [B, K], drawn once per search."""
+        """Root noise [B, K], drawn once per search; -inf where there is no candidate."""
         ...
 
     def root(self, stats: NodeStats, noise: Tensor, simulation: int, total: int) -> Tensor:
@@ -141,7 +141,7 @@ class _NoNoise:
 
     def noise(self, logits: Tensor, rng: Rng) -> Tensor:
         """See `Selection`."""
-        return torch.zeros_like(logits)
+        return torch.where(logits > -torch.inf, 0.0, logits)
 
 
 @dataclass(frozen=True)
@@ -215,15 +215,21 @@ class Gumbel:
 
     def noise(self, logits: Tensor, rng: Rng) -> Tensor:
         """See `Selection`."""
-        if self.scale == 0:
-            return torch.zeros_like(logits)
-        return self.scale * draws.gumbel(rng, *logits.shape).to(logits)
+        noise = torch.zeros_like(logits)
+        if self.scale > 0:
+            noise = self.scale * draws.gumbel(rng, *logits.shape).to(logits)
+        return torch.where(logits > -torch.inf, noise, -torch.inf)
 
     def root(self, stats: NodeStats, noise: Tensor, simulation: int, total: int) -> Tensor:
         """See `Selection`."""
-        sizes = (stats.logits > -torch.inf).sum(1).clamp(max=self.considered).tolist()
+        # The schedule is that of the candidates there were at first, which the noise remembers.
+        sizes = (noise > -torch.inf).sum(1).clamp(max=self.considered).tolist()
         turn = [halving_schedule(size, total)[simulation] for size in sizes]
-        return self._among(stats, noise, torch.tensor(turn, device=noise.device))
+        visits = torch.tensor(turn, device=noise.device).unsqueeze(1)
+        # A candidate that proved broken left: where its turn comes, the next ones move up.
+        waiting = (stats.logits > -torch.inf) & (stats.visits >= visits)
+        late = stats.visits.amax(1, keepdim=True)
+        return self._among(stats, noise, torch.where(waiting, stats.visits, late).amin(1))
 
     def inner(self, stats: NodeStats) -> Tensor:
         """See `Selection`."""

@@ -74,8 +74,9 @@ class RandomShooting:
             "steps": self.horizon * self.particles,
             "proposals": 0 if open_loop else self.horizon,
         }
+        calls = self.horizon * (1 if open_loop else 2) + (model.value is not None)
         samples = world.affordable(self.samples, **cost)
-        if samples < 1 or not world.calls_left(self.horizon):
+        if samples < 1 or not world.calls_left(calls):
             raise ValueError("RandomShooting: the budget does not allow one future of this horizon")
         if open_loop:
             sequences = self._draw(world, samples)

@@ -58,8 +58,9 @@ class TrajectoryPlanner:
         range (absolute where a bound is infinite).
     particles: simulations averaged per candidate, for stochastic models.
     output: return the `best` sequence evaluated, or the final `mean`, which costs one more
-        evaluation and is steadier where a learned model is noisy. Either way `Plan.value` is the
-        predicted return of the very sequence that is returned.
+        evaluation and is steadier where a learned model is noisy (the best is returned where the
+        mean has no finite return). Either way `Plan.value` is the predicted return of the very
+        sequence that is returned.
     """
 
     horizon: int
@@ -140,9 +141,12 @@ class TrajectoryPlanner:
             )
         plan, value, final = search.best, search.best_return, search.best_final
         if self.output == "mean" and rollout is not None:
-            plan = torch.where(valid.view(-1, 1, 1), search.mean, search.best)
-            own = simulate_actions(world, state, plan.unsqueeze(1), self.particles)
-            value, final = only_finite(own.returns[:, 0]), own.final
+            own = simulate_actions(world, state, search.mean.unsqueeze(1), self.particles)
+            returns = only_finite(own.returns[:, 0])
+            usable = valid & (returns > -torch.inf)  # between two good sequences may lie a bad one
+            plan = torch.where(usable.view(-1, 1, 1), search.mean, search.best)
+            value = torch.where(usable, returns, search.best_return)
+            final = rows.where(usable, own.final, search.best_final)
         centre = bounds.clip(bounds.center)
         warm = WarmStart(plan, torch.zeros_like(valid)).shift(1, centre)
         return (

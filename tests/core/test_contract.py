@@ -1,0 +1,248 @@
+"""Every planner on every world it applies to, and every model, keep the public contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mbrl_core import (
+    CEM,
+    MCTS,
+    MPPI,
+    UCT,
+    Argmax,
+    BeamSearch,
+    Box,
+    Discrete,
+    GradMPC,
+    Gumbel,
+    ListedActions,
+    Model,
+    Planner,
+    Proposal,
+    RandomActions,
+    RandomShooting,
+    RecedingHorizon,
+    Rng,
+    Rows,
+    Transition,
+    Vote,
+    all_actions,
+    draws,
+    generator,
+)
+from mbrl_core.testing import check_model, check_planner
+from tests.worlds import (
+    TensorGarden,
+    glider,
+    metered_garden,
+    tensor_garden,
+    tensor_rows,
+    text_answers,
+    text_garden,
+)
+
+PATHS = ["start", "gate>left", "start>right"]
+WORLDS: dict[str, tuple[Model, Rows]] = {
+    "tensors": (tensor_garden(), tensor_rows(PATHS)),
+    "slippery_tensors": (tensor_garden(0.25), tensor_rows(PATHS)),
+    "text": (text_garden(0.25), PATHS),
+    "text_with_tokens": (metered_garden(), PATHS),
+    "differentiable": (glider(), torch.randn(3, 2, generator=generator(0)).double()),
+}
+ANYWHERE: dict[str, Planner] = {
+    "best_of_n": RandomShooting(samples=5, horizon=4),
+    "beam": BeamSearch(width=2, expand=3, depth=3),
+    "puct": MCTS(simulations=10, candidates=3),
+    "uct": MCTS(simulations=10, candidates=2, selection=UCT(), reduce=Argmax()),
+    "gumbel": MCTS(simulations=10, candidates=3, selection=Gumbel()),
+    "step_level_search": RecedingHorizon(
+        planner=MCTS(simulations=6, candidates=3, selection=Gumbel()), steps=2
+    ),
+}
+TEXT_ONLY: dict[str, Planner] = {
+    "self_consistency": RandomShooting(samples=5, horizon=4, reduce=Vote(text_answers))
+}
+OPEN_LOOP: dict[str, Planner] = {
+    "uniform": RandomShooting(samples=5, horizon=3, actions="uniform", particles=2),
+}
+CONTINUOUS: dict[str, Planner] = {
+    **OPEN_LOOP,
+    "cem": CEM(horizon=3, samples=16, elites=4, iterations=3),
+    "cem_mean": CEM(horizon=3, samples=16, elites=4, iterations=3, particles=2, output="mean"),
+    "mppi": MPPI(horizon=3, samples=16, iterations=3),
+    "grad_mpc": GradMPC(horizon=3, samples=3, iterations=4),
+    "mpc_episode": RecedingHorizon(
+        planner=CEM(horizon=3, samples=16, elites=4, iterations=2), steps=2
+    ),
+}
+PAIRS = [
+    (world, name, planner)
+    for world, planners in {
+        "tensors": ANYWHERE | OPEN_LOOP,
+        "slippery_tensors": OPEN_LOOP,
+        "text": ANYWHERE | TEXT_ONLY,
+        "text_with_tokens": {name: ANYWHERE[name] for name in ("best_of_n", "beam", "gumbel")},
+        "differentiable": ANYWHERE | CONTINUOUS,
+    }.items()
+    for name, planner in planners.items()
+]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_model_keeps_its_contract(world: str) -> None:
+    check_model(*WORLDS[world])
+
+
+@pytest.mark.parametrize(
+    ("world", "planner"),
+    [pytest.param(world, planner, id=f"{world}-{name}") for world, name, planner in PAIRS],
+)
+def test_planner_keeps_its_contract(world: str, planner: Planner) -> None:
+    check_planner(planner, *WORLDS[world])
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        ListedActions(torch.tensor([0, 2])),
+        all_actions(Discrete(3)),
+        RandomActions(Discrete(3)),
+    ],
+    ids=["listed", "all", "random"],
+)
+@pytest.mark.parametrize("num", [1, 2, 5])
+def test_policies_without_learning_keep_the_contract(policy: Any, num: int) -> None:
+    garden = TensorGarden()
+    check_model(Model(garden, policy), tensor_rows(PATHS), num=num)
+
+
+# What the checks must catch: each model or planner breaks one law, and the sentence names it.
+
+
+class Broken(TensorGarden):
+    """A garden with one fault."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+        self.calls = 0
+
+    def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
+        self.calls += 1
+        moved = super().step(state, action, rng=rng)
+        reward, discount = moved.reward, moved.discount
+        if self.fault == "mutates":
+            state[:, 1] += 1
+        faults: dict[str, Callable[[], Transition]] = {
+            "mixes rows": lambda: moved._replace(reward=reward - reward.mean()),
+            "wide reward": lambda: moved._replace(reward=reward.unsqueeze(1)),
+            "discount": lambda: moved._replace(discount=discount + 1),
+            "nan": lambda: moved._replace(reward=reward / 0 * 0),
+            "remembers": lambda: moved._replace(reward=reward + self.calls),
+            "whole numbers": lambda: moved._replace(reward=reward.long()),
+            "shared draws": lambda: moved._replace(
+                reward=draws.uniform(
+                    rng if isinstance(rng, torch.Generator) else rng[0], len(state)
+                )
+            ),
+        }
+        return faults.get(self.fault, lambda: moved)()
+
+    def propose(self, state: Tensor, num: int, *, rng: Rng) -> Proposal:
+        proposal = super().propose(state, num, rng=rng)
+        if self.fault == "nothing":
+            return proposal._replace(log_prior=torch.full_like(proposal.log_prior, -torch.inf))
+        if self.fault == "too few actions":
+            return proposal._replace(actions=proposal.actions[1:])
+        if self.fault == "nan prior":
+            return proposal._replace(log_prior=proposal.log_prior * torch.nan)
+        return proposal
+
+    def value(self, state: Tensor) -> Tensor:
+        value = super().value(state)
+        return value.unsqueeze(1) if self.fault == "wide value" else value
+
+
+class NeverEnding(TensorGarden):
+    """Claims what is not so."""
+
+    terminates = False
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("mutates", "Dynamics.step changed the rows it was given"),
+        ("mixes rows", "Dynamics.step gives row 0 another result alone"),
+        ("shared draws", "Dynamics.step gives row 1 another result alone"),
+        ("wide reward", r"Dynamics.step must return reward \[3\]"),
+        ("whole numbers", "reward in floating point"),
+        ("discount", r"discounts in \[-1, 1\]"),
+        ("nan", "finite reward"),
+        ("remembers", "Dynamics.step gave two results for one seed"),
+        ("nothing", "at least one candidate"),
+        ("too few actions", "must return 9 actions"),
+        ("nan prior", "log_prior that is finite"),
+        ("wide value", r"Value.value must return values \[3\]"),
+    ],
+)
+def test_check_model_names_the_broken_law(fault: str, sentence: str) -> None:
+    broken = Broken(fault)
+    with pytest.raises(AssertionError, match=sentence):
+        check_model(Model(broken, broken, broken), tensor_rows(PATHS))
+
+
+def test_check_model_sees_a_false_promise_never_to_end() -> None:
+    with pytest.raises(AssertionError, match="terminates = False"):
+        check_model(Model(NeverEnding()), tensor_rows(PATHS), action=torch.tensor([2, 2, 2]))
+
+
+class Careless:
+    """Beam search with one fault."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+        self.plans = 0
+
+    def __call__(self, model: Model, state: Rows, carry: Any = None, **options: Any) -> Any:
+        if self.fault == "budget":
+            options["budget"] = None
+        plan, carry = BeamSearch(width=2, expand=2, depth=2)(model, state, carry, **options)
+        self.plans += self.fault == "settings"
+        faults = {
+            "ledger": lambda: plan._replace(cost=plan.cost._replace(steps=plan.cost.steps + 1)),
+            "gradient": lambda: plan._replace(value=nn.Parameter(plan.value)),
+            "unseeded": lambda: plan._replace(value=plan.value + torch.rand(())),
+            "nan": lambda: plan._replace(value=plan.value * torch.nan),
+            "rows": lambda: plan._replace(value=plan.value - plan.value.mean()),
+        }
+        return faults.get(self.fault, lambda: plan)(), carry
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("ledger", "booked"),
+        ("gradient", "carries a gradient"),
+        ("unseeded", "two plans for one seed"),
+        ("nan", "finite Plan.value"),
+        ("rows", "gives root 0 another Plan.value alone"),
+        ("settings", "changed its own hyperparameters"),
+        ("budget", "of a budget of"),
+    ],
+)
+def test_check_planner_names_the_broken_law(fault: str, sentence: str) -> None:
+    with pytest.raises(AssertionError, match=sentence):
+        check_planner(Careless(fault), *WORLDS["tensors"])
+
+
+def test_check_planner_sees_an_action_outside_the_bounds() -> None:
+    model, state = WORLDS["differentiable"]
+    narrow = model._replace(action_space=Box(torch.tensor([-0.1]), torch.tensor([0.1])))
+    with pytest.raises(AssertionError, match=r"inside the bounds|outside its bounds"):
+        check_planner(ANYWHERE["best_of_n"], narrow, state)
