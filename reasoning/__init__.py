@@ -1,0 +1,30 @@
+"""Reasoning: language models as worlds, searched by the planners of the core."""
+
+from reasoning.engines import Engine, ScriptedEngine, TransformersEngine
+from reasoning.reasoner import Answer, Reasoner
+from reasoning.scorers import StepScorer
+from reasoning.strategies import (
+    Strategy,
+    best_of_n,
+    greedy,
+    mcts,
+    self_consistency,
+    tree_of_thoughts,
+    weighted_vote,
+)
+
+__all__ = [
+    "Answer",
+    "Engine",
+    "Reasoner",
+    "ScriptedEngine",
+    "StepScorer",
+    "Strategy",
+    "TransformersEngine",
+    "best_of_n",
+    "greedy",
+    "mcts",
+    "self_consistency",
+    "tree_of_thoughts",
+    "weighted_vote",
+]

@@ -1,0 +1,91 @@
+"""An engine that follows a script: no weights, for tests and examples."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from reasoning.engines.base import Completion, Request, ScoreRequest
+
+Script = Callable[[str], Sequence[tuple[str, float]]]
+"""From the text so far to its possible continuations and their weights."""
+
+
+class ScriptedEngine:
+    """Draws continuations from a script, one token per character.
+
+    script: gives the possible continuations of a text; one that ends in "\\0" ends the text.
+    options: gives the weight of each option (one character) where `score` reads; by default 1.
+    """
+
+    END = "\0"
+    context = 2**31
+
+    def __init__(self, script: Script, options: Callable[[str, str], float] | None = None) -> None:
+        self.script = script
+        self.options = options or (lambda text, option: 1.0)
+        self.calls = 0
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """See `Engine`."""
+        return tuple(map(ord, text))
+
+    def encode_prompt(self, question: str) -> tuple[int, ...]:
+        """See `Engine`."""
+        return self.encode(f"{question}\n")
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """See `Engine`."""
+        return "".join(map(chr, tokens))
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """See `Engine`. Temperature 0 takes the heaviest continuation, the first of equals."""
+        self.calls += 1
+        seen: set[tuple[int, ...]] = set()
+        completions = []
+        for request in requests:
+            prefilled = 0 if request.tokens in seen else len(request.tokens)
+            seen.add(request.tokens)
+            completions.append(self._complete(request)._replace(prefilled=prefilled))
+        return completions
+
+    def _complete(self, request: Request) -> Completion:
+        rng = random.Random(request.seed)
+        text, logprob = "", 0.0
+        while True:
+            choices = self.script(self.decode(request.tokens) + text)
+            weights = [weight for _, weight in choices]
+            if request.temperature == 0:
+                pick = weights.index(max(weights))
+            else:
+                heated = [weight ** (1 / request.temperature) for weight in weights]
+                pick = rng.choices(range(len(choices)), heated)[0]
+            text += choices[pick][0]
+            logprob += float(torch.tensor(weights[pick] / sum(weights)).log())
+            if text.endswith(self.END):
+                return Completion(self.encode(text[:-1]), "eos", logprob, 0)
+            if any(stop in text for stop in request.stop):
+                return Completion(self.encode(text), "stop", logprob, 0)
+            if len(text) >= request.max_tokens:
+                return Completion(self.encode(text[: request.max_tokens]), "length", logprob, 0)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
+        """See `Engine`."""
+        self.calls += 1
+        return [
+            torch.tensor(
+                [
+                    [
+                        self.options(self.decode(request.tokens[: at + 1]), chr(option))
+                        for option in request.options
+                    ]
+                    for at in request.positions
+                ]
+            )
+            .log()
+            .log_softmax(-1)
+            for request in requests
+        ]

@@ -1,0 +1,1 @@
+"""Training of the embedded language model and of its step scorer."""

@@ -1,0 +1,235 @@
+"""A language model as a world: states are partial solutions, actions are the next steps.
+
+A state keeps token ids and the spans of its steps, exactly as they were generated; text is never
+split or tokenised again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from mbrl_core import Model, Proposal, Rng, Tokens, Transition
+from mbrl_core.draws import integers
+from reasoning.engines.base import Completion, Engine, Finish, Request
+
+
+class Step(NamedTuple):
+    """One line of reasoning."""
+
+    tokens: tuple[int, ...]
+    text: str
+
+
+class Continuation(NamedTuple):
+    """An action: one or more further steps."""
+
+    steps: tuple[Step, ...]
+    finish: Finish
+    logprob: float
+
+
+class Thought(NamedTuple):
+    """A state: a question and the solution so far."""
+
+    question: str
+    prompt: tuple[int, ...]
+    steps: tuple[Step, ...] = ()
+    scores: tuple[float, ...] = ()  # of each step, where there is a scorer
+    logprob: float = 0.0
+    finish: Literal["open", "answered", "cut"] = "open"
+
+    @property
+    def text(self) -> str:
+        """The solution so far."""
+        return "".join(step.text for step in self.steps)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Prompt and solution as token ids."""
+        return self.prompt + tuple(token for step in self.steps for token in step.tokens)
+
+
+class Scorer(Protocol):
+    """Judges steps in the light of the question and the steps before them."""
+
+    def score(
+        self, thoughts: Sequence[Thought], added: Sequence[int]
+    ) -> tuple[list[tuple[float, ...]], list[int]]:
+        """Scores in [0, 1] of the last `added[i]` steps of each thought, and the tokens read for
+        it."""
+        ...
+
+
+@dataclass(frozen=True)
+class LanguagePolicy:
+    """Samples continuations.
+
+    unit: a whole `solution`, or one `step` (up to and including the next newline).
+    temperature: 0 always takes the likeliest token.
+    max_tokens: of one continuation; what reaches it is cut and never counts as an answer.
+    merge: equal candidates become one whose prior is their count (for search; never for voting).
+    closing: text whose line ends the solution.
+    """
+
+    engine: Engine
+    unit: Literal["solution", "step"] = "step"
+    temperature: float = 0.8
+    max_tokens: int = 256
+    merge: bool = False
+    closing: str = "####"
+
+    def __post_init__(self) -> None:
+        if self.unit not in ("solution", "step"):
+            raise ValueError(f"unit must be solution or step, not {self.unit!r}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, not {self.max_tokens}")
+
+    def propose(self, state: list[Thought], num: int, *, rng: Rng) -> Proposal:
+        """See `Policy`. Each sample draws from a seed of its own."""
+        seeds = integers(rng, 2**31 - 1, len(state) * num).tolist()
+        stop = ("\n",) if self.unit == "step" else ()
+        requests = []
+        for i, seed in enumerate(seeds):
+            text = state[i // num].tokens
+            room = min(self.max_tokens, self.engine.context - len(text))
+            requests.append(Request(text, max(room, 1), self.temperature, seed, stop))
+        completions = self.engine.generate(requests)
+        options = [self._continuation(completion) for completion in completions]
+        groups = [options[i : i + num] for i in range(0, len(options), num)]
+        proposal = _merged(groups) if self.merge else _listed(groups)
+        return proposal._replace(tokens=_spent(completions, num))
+
+    def _continuation(self, completion: Completion) -> Continuation:
+        """Cut into steps at newlines; nothing is kept after a closing line."""
+        steps: list[Step] = []
+        line: list[int] = []
+        for token in completion.tokens:
+            line.append(token)
+            if "\n" in self.engine.decode([token]):
+                steps.append(Step(tuple(line), self.engine.decode(line)))
+                line = []
+                if self.closing in steps[-1].text:
+                    return Continuation(tuple(steps), "eos", completion.logprob)
+        if line:
+            steps.append(Step(tuple(line), self.engine.decode(line)))
+        return Continuation(tuple(steps), completion.finish, completion.logprob)
+
+
+def _spent(completions: list[Completion], num: int) -> Tokens:
+    """Tokens of each state [R], whose `num` completions lie side by side."""
+    decoded = torch.tensor([len(c.tokens) + (c.finish == "eos") for c in completions])
+    prefilled = torch.tensor([c.prefilled for c in completions])
+    decoded, prefilled = decoded.view(-1, num).sum(1), prefilled.view(-1, num).sum(1)
+    return Tokens(decoded, prefilled, torch.zeros_like(decoded))
+
+
+def _listed(groups: list[list[Continuation]]) -> Proposal:
+    return Proposal(
+        [o for group in groups for o in group], torch.zeros(len(groups), len(groups[0]))
+    )
+
+
+def _merged(groups: list[list[Continuation]]) -> Proposal:
+    """One candidate per distinct text, the most frequent first, with its count as prior."""
+    distinct: list[list[tuple[Continuation, int]]] = []
+    for group in groups:
+        first: dict[str, Continuation] = {}
+        counts: Counter[str] = Counter()
+        for option in group:
+            text = "".join(step.text for step in option.steps)
+            first.setdefault(text, option)
+            counts[text] += 1
+        distinct.append([(first[text], number) for text, number in counts.most_common()])
+    width = max(map(len, distinct))
+    log_prior = torch.full((len(groups), width), -torch.inf)
+    actions = []
+    for row, options in enumerate(distinct):
+        log_prior[row, : len(options)] = torch.tensor([math.log(n) for _, n in options])
+        actions += [option for option, _ in options]
+        actions += [options[0][0]] * (width - len(options))  # empty slots, never read
+    return Proposal(actions, log_prior)
+
+
+Aggregate = Literal["product", "min", "mean", "last"]
+_AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
+    "product": math.prod,
+    "min": min,
+    "mean": lambda scores: sum(scores) / len(scores),
+    "last": lambda scores: scores[-1],
+}
+
+
+@dataclass(frozen=True)
+class TextWorld:
+    """Dynamics and value of text: append the steps, score the new ones, end at the answer.
+
+    A finished solution earns its score as the reward of its last step, which ends the episode; a
+    cut one earns 0. The value of an unfinished one is its score so far, a potential that stands for
+    the score it will end with. The score is the `aggregate` of the step scores of `scorer`; without
+    a scorer it is the geometric mean of the probabilities of the solution's tokens.
+    """
+
+    scorer: Scorer | None = None
+    aggregate: Aggregate = "product"
+    max_steps: int = 24
+    closing: str = "####"
+
+    def __post_init__(self) -> None:
+        if self.aggregate not in _AGGREGATES:
+            raise ValueError(
+                f"aggregate must be one of {', '.join(_AGGREGATES)}, not {self.aggregate!r}"
+            )
+
+    def step(self, state: list[Thought], action: list[Continuation], *, rng: Rng) -> Transition:
+        """See `Dynamics`."""
+        thoughts = [self._append(t, a) for t, a in zip(state, action, strict=True)]
+        scored = torch.zeros(len(state), dtype=torch.int64)
+        if self.scorer is not None:
+            added = [len(a.steps) for a in action]
+            scores, read = self.scorer.score(thoughts, added)
+            thoughts = [
+                t._replace(scores=t.scores + s) for t, s in zip(thoughts, scores, strict=True)
+            ]
+            scored = torch.tensor(read)
+        reward = [self.score(t) if t.finish == "answered" else 0.0 for t in thoughts]
+        going = [float(t.finish == "open") for t in thoughts]
+        none = torch.zeros_like(scored)
+        return Transition(
+            thoughts, torch.tensor(reward), torch.tensor(going), Tokens(none, none, scored)
+        )
+
+    def value(self, state: list[Thought]) -> Tensor:
+        """See `Value`. A question without a step yet is worth 1/2."""
+        return torch.tensor([self.score(thought) if thought.steps else 0.5 for thought in state])
+
+    def score(self, thought: Thought) -> float:
+        """The score in [0, 1] of the steps so far."""
+        if self.scorer is not None:
+            return _AGGREGATES[self.aggregate](thought.scores) if thought.scores else 0.0
+        length = sum(len(step.tokens) for step in thought.steps)
+        return math.exp(thought.logprob / max(length, 1))
+
+    def _append(self, thought: Thought, action: Continuation) -> Thought:
+        steps = thought.steps + action.steps
+        finish: Literal["open", "answered", "cut"] = "open"
+        if action.finish == "eos" or (action.steps and self.closing in action.steps[-1].text):
+            finish = "answered"
+        if action.finish == "length" or (finish == "open" and len(steps) >= self.max_steps):
+            finish = "cut"
+        return thought._replace(
+            steps=steps, logprob=thought.logprob + action.logprob, finish=finish
+        )
+
+
+def text_model(policy: LanguagePolicy, world: TextWorld) -> Model:
+    """What planners need of a language model and its world."""
+    return Model(dynamics=world, policy=policy, value=world)

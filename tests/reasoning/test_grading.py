@@ -1,0 +1,139 @@
+"""Graders: agreement with the harness's patterns, and the laws of numeric equality."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from reasoning.grading import (
+    GRADERS,
+    extract_flexible,
+    extract_numeric,
+    extract_strict,
+    load_grader,
+)
+
+GOLDEN = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parents[3] / "shared" / "golden"))
+TEXTS = [
+    "She has 2*9=<<2*9=18>>18 eggs.\n#### 18",
+    "#### 1,000",
+    "#### 1\n#### 2",
+    "####18",
+    "#### -3",
+    "#### $18",
+    "18 eggs...",
+    "The answer is 18.",
+    "costs $1,234.50, so 7",
+    "nothing here",
+    "",
+    "a - b = -5",
+    "18.00",
+    "x = 3.",
+    "#### 12.5.",
+]
+
+
+@pytest.fixture(scope="module")
+def golden():
+    path = GOLDEN / "gsm8k_extraction_reference.json"
+    if not path.is_file():
+        pytest.skip(f"no golden file at {path}")
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_strict_is_the_harness_pattern(golden, text):
+    match = re.findall(golden["strict_match"]["gsm8k"], text)
+    assert extract_strict(text) == (match[0] if match else None)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_flexible_is_the_harness_pattern(golden, text):
+    matches = re.findall(golden["flexible_extract"]["regex"], text)
+    expected = next((g for g in matches[-1] if g), None) if matches else None
+    assert extract_flexible(text) == (expected.strip() if expected else None)
+
+
+@pytest.mark.parametrize("name", ["strict", "flexible"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_equality_is_the_harness_exact_match(golden, name, text):
+    rule = golden["exact_match"]
+
+    def clean(string):
+        for pattern in rule["regexes_to_ignore"]:
+            string = re.sub(pattern, "", string)
+        return string.lower()
+
+    for reference in ("18", "1,000", "12.5", "-3"):
+        grade = GRADERS[name](text, reference)
+        if grade.extracted is None:
+            assert grade.correct is None
+        else:
+            assert grade.correct == (clean(grade.extracted) == clean(reference))
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("18 eggs...", "18"),
+        ("#### 1,000", "1000"),
+        ("#### $18.00", "18.00"),
+        ("#### -3", "-3"),
+        ("-$5", "-5"),
+        ("$-5", "-5"),
+        ("so 5-3=2", "2"),
+        ("7 and then 10-4", "4"),
+        ("It is \\boxed{42}, not 41", "42"),
+        ("The answer is 18. I am 99% sure", "18"),
+        ("about .5", ".5".replace(".", "0.")),
+        ("1,2", "2"),
+        ("#### none", None),
+        ("no number", None),
+        ("", None),
+        ("#### 7\n\nQuestion: 8?\n#### 9", "7"),
+    ],
+)
+def test_numeric_extraction(text, answer):
+    assert extract_numeric(text) == answer
+
+
+@pytest.mark.parametrize("text", ["18", "18.0", "18.00", "$18", "18 dollars", "#### 18", "018"])
+def test_numeric_equality(text):
+    assert GRADERS["numeric"](text, "18") == (extract_numeric(text), True)
+    assert GRADERS["numeric"](text, "18.0").correct is True
+    assert GRADERS["numeric"](text, "19").correct is False
+
+
+def test_thousands():
+    assert GRADERS["numeric"]("1,000", "1000").correct
+    assert GRADERS["numeric"]("1000", "1,000").correct
+
+
+def test_known_disagreement_of_the_graders():
+    text = "She sells 18 eggs..."
+    assert GRADERS["flexible"](text, "18") == ("...", False)
+    assert GRADERS["numeric"](text, "18") == ("18", True)
+    assert GRADERS["strict"](text, "18") == (None, None)
+
+
+@pytest.mark.parametrize("name", list(GRADERS))
+def test_unparsed_is_not_zero(name):
+    assert GRADERS[name]("no number", "0") == (None, None)
+
+
+def test_reference_without_number_is_an_error():
+    with pytest.raises(ValueError, match="no number"):
+        GRADERS["numeric"]("3", "three")
+
+
+def test_unknown_grader_names_the_nearest():
+    assert load_grader("strict").name == "strict"
+    with pytest.raises(ValueError, match="'flexible'"):
+        load_grader("flexibel")
+
+
+@pytest.mark.parametrize("name", list(GRADERS))
+def test_a_reference_solution_grades_as_correct(name):
+    assert GRADERS[name]("She has <<6*7=42>>42 eggs.\n#### 42", "42").correct is True

@@ -1,0 +1,301 @@
+"""Tokenizer, packing, sampling, redraws, labels, and resuming of the trainers."""
+
+import math
+import os
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaForCausalLM
+
+from reasoning.tasks import Problem, generate_problems, load_gsm8k
+from reasoning.training import loop
+from reasoning.training.augment import evaluate, redraw
+from reasoning.training.corpus import assemble, encode, pack, training_problems
+from reasoning.training.lm import build_model, same_document, token_weights, train_lm
+from reasoning.training.optim import learning_rate
+from reasoning.training.sampling import sample
+from reasoning.training.scorer import (
+    assemble_trees,
+    encode_trees,
+    equation_key,
+    label_steps,
+    score_steps,
+    scorer_loss,
+    sign_ids,
+    tagged,
+    train_scorer,
+)
+from reasoning.training.tokenizer import PROMPT, train_tokenizer
+
+GSM8K = Path(os.environ.get("GSM8K_DIR", Path(__file__).parents[3] / "shared" / "gsm8k"))
+TINY = {"width": 32, "layers": 2, "heads": 2, "inner": 48, "rows": 2, "vocab_size": 420}
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return generate_problems("train", 60, (1, 4))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(problems):
+    texts = [PROMPT.format(question=p.question) + p.solution_text() for p in problems]
+    return train_tokenizer(texts, 500)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    torch.manual_seed(0)
+    return build_model(tokenizer, 32, 2, 4, 48).eval()
+
+
+# ------------------------------------------------------------------------------ tokenizer
+@pytest.mark.parametrize(
+    "text", ["a\nb", "12345", "x = 3.50\n\n", "ünïcødé 漢字 🙂", "\t  tabs  ", ""]
+)
+def test_any_text_survives(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert ids[0] == tokenizer.bos_token_id
+    assert tokenizer.decode(ids[1:]) == text
+
+
+def test_digits_signs_and_newlines_stand_alone(tokenizer):
+    ids = tokenizer.encode("has <<12*34=408>>408 eggs.\n5+5-1/2\n#### 10", add_special_tokens=False)
+    for token in map(tokenizer.decode, ids):
+        assert len(token) == 1 or not set(token) & set("0123456789+-*/=<>\n")
+
+
+def test_steps_can_be_cut_at_newlines(tokenizer, problems):
+    for problem in problems[:20]:
+        prompt = PROMPT.format(question=problem.question)
+        pieces = [prompt, *(line + "\n" for line in problem.solution)]
+        whole = tokenizer.encode("".join(pieces), add_special_tokens=False)
+        parts = [tokenizer.encode(p, add_special_tokens=False) for p in pieces]
+        assert [t for part in parts for t in part] == whole
+
+
+def test_tokenizer_loads_from_its_folder(tokenizer, problems, tmp_path):
+    tokenizer.save_pretrained(str(tmp_path))
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    text = problems[0].question + "\n<step>" + problems[0].solution_text()
+    assert again.encode(text) == tokenizer.encode(text)
+    assert again.eos_token_id == tokenizer.eos_token_id
+    assert len(again.encode("<step>", add_special_tokens=False)) == 1
+
+
+# ------------------------------------------------------------------------------ packing
+def test_packing_keeps_every_document_once(tokenizer, problems):
+    corpus = encode(problems, tokenizer, 300)
+    rows = pack(corpus, 300, seed=1, window=16)
+    assert sorted(d for row in rows for d in row) == list(range(len(problems)))
+    sizes = corpus.starts[1:] - corpus.starts[:-1]
+    assert max(sum(sizes[d] for d in row) for row in rows) <= 300
+    assert pack(corpus, 300, seed=1) != pack(corpus, 300, seed=2)
+
+
+def test_a_packed_document_sees_only_itself(tokenizer, model, problems):
+    corpus = encode(problems, tokenizer, 400)
+    row = next(r for r in pack(corpus, 400, seed=0) if len(r) > 1)
+    batch = assemble(corpus, [row], 400)
+    packed = model(
+        input_ids=batch.ids,
+        position_ids=batch.positions,
+        attention_mask=same_document(batch.documents),
+    ).logits[0]
+    at = 0
+    for d in row:
+        ids = corpus.tokens[corpus.starts[d] : corpus.starts[d + 1]].astype(int)
+        alone = model(input_ids=torch.tensor(ids)[None]).logits[0]
+        torch.testing.assert_close(packed[at : at + len(ids)], alone, atol=1e-5, rtol=1e-5)
+        at += len(ids)
+
+
+def test_weights_count_each_predicted_token_once(tokenizer, problems):
+    corpus = encode(problems[:5], tokenizer, 400)
+    batch = assemble(corpus, [(0, 1), (2,)], 400)
+    sizes = (corpus.starts[1:] - corpus.starts[:-1])[:3]
+    assert token_weights(batch, 1.0).sum() == sum(sizes) - 3
+    assert token_weights(batch, 0.0).sum() == sum(sizes) - sum(corpus.prompts[:3])
+
+
+# ------------------------------------------------------------------------------ sampling
+def test_greedy_sampling_equals_the_library(tokenizer, model, problems):
+    ours = sample(model, tokenizer, problems[:5], max_tokens=12, batch=5)
+    for problem, texts in zip(problems[:5], ours, strict=True):
+        ids = tokenizer(PROMPT.format(question=problem.question), return_tensors="pt")["input_ids"]
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=12,
+            do_sample=False,
+        )
+        assert texts == [tokenizer.decode(out[0, ids.shape[1] :]).removesuffix("</s>")]
+
+
+def test_sampling_repeats_with_its_seed(tokenizer, model, problems):
+    def draw(seed):
+        return sample(model, tokenizer, problems[:2], 3, 1.0, max_tokens=8, seed=seed)
+
+    assert draw(0) == draw(0) != draw(1)
+    assert [len(texts) for texts in draw(0)] == [3, 3]
+
+
+# ------------------------------------------------------------------------------ redraws
+def test_evaluate():
+    assert evaluate("2*(3+4)/7") == 2
+    assert evaluate("1,000-.5") == evaluate("999.5")
+    for bad in ("2**9", "__import__('os')", "1/0", "x+1", "", "2+", "True+1"):
+        assert evaluate(bad) is None
+
+
+def test_redraw_is_consistent():
+    problem = Problem(
+        "p",
+        "Ann has 12 pens and buys 5 packs of 4. She gives half away. How many are left?",
+        "16",
+        (
+            "She buys 5*4=<<5*4=20>>20 pens.",
+            "She has 12+20=<<12+20=32>>32.",
+            "Half is 32/2=<<32/2=16>>16.",
+        ),
+    )
+    versions = [redraw(problem, Random(i)) for i in range(20)]
+    kept = [v for v in versions if v is not None]
+    assert len({v.question for v in kept}) > 10
+    for version in kept:
+        for line in version.solution:
+            left, right = line.split("<<")[1].split(">>")[0].split("=")
+            assert evaluate(left) == evaluate(right) > 0
+        assert version.solution[-1].endswith(f">>{version.answer}.")
+        assert f"/2={version.answer}" in version.solution[-1]
+
+
+def test_redraw_refuses_what_it_cannot_follow():
+    wrong = Problem("p", "3 and 4?", "8", ("3+4=<<3+4=8>>8",))
+    assert redraw(wrong, Random(0)) is None
+    assert redraw(wrong._replace(solution=("Seven.",)), Random(0)) is None
+
+
+@pytest.mark.skipif(not GSM8K.is_dir(), reason=f"no GSM8K at {GSM8K}")
+def test_no_test_question_enters_the_training_set():
+    train = load_gsm8k(GSM8K, "train")[::20]
+    texts = {p.question for p in training_problems(50, train, 2, (1, 5), seed=0)}
+    assert len(texts) > 1.5 * len(train)
+    assert not texts & {p.question for p in load_gsm8k(GSM8K, "test")}
+    assert not texts & {p.question for p in generate_problems("test", 200)}
+
+
+# ------------------------------------------------------------------------------ scorer
+def test_reference_solutions_are_right(problems):
+    for problem in problems:
+        assert all(fine for _, fine in label_steps(problem, problem.solution_text()))
+
+
+def test_labels():
+    problem = Problem("p", "", "17", ("A <<3*4=12>>12.", "B <<12+5=17>>17."))
+
+    def labels(text):
+        return [fine for _, fine in label_steps(problem, text)]
+
+    assert labels("C <<4*3=12>>12\nD <<5+12=17>>17\n#### 17") == [True, True, True]
+    assert labels("C <<3*4=13>>13\nD <<12+5=17>>17\n#### 17") == [False, False, False]
+    assert labels("C <<3*4=12>>12\nD <<12+6=18>>18\n#### 18") == [True, False, False]
+    assert labels("C <<3*4=12>>12\nC <<3*4=12>>12\n#### 12") == [True, False, False]
+    assert labels("C <<3*4=12>>12\nD <<12+5=17>>17\n#### 16") == [True, True, False]
+    assert labels("words") == [False]
+
+
+def test_equation_key():
+    assert equation_key("<<2+3=5>>") == equation_key("x <<3+2=5>>5")
+    assert equation_key("<<5-3=2>>") != equation_key("<<3-5=-2>>")
+    assert equation_key("<<5-3=3>>") is None
+
+
+def test_a_branch_sees_its_prompt_and_itself(tokenizer, model, problems):
+    texts = [[p.solution_text(), "It is <<1+1=2>>2.\n#### 2"] for p in problems[:3]]
+    trees = encode_trees(problems[:3], texts, tokenizer, 400)
+    ids, positions, mask, labels = assemble_trees(trees, [(0, 1), (2,)], 600)
+    hidden = model.model(input_ids=ids, position_ids=positions, attention_mask=mask)
+    plus, minus = sign_ids(tokenizer)
+    logits = hidden.last_hidden_state @ model.lm_head.weight[[plus, minus]].T
+    packed = logits.softmax(-1)[..., 0][labels >= 0]
+    alone = [
+        score
+        for problem, pair in zip(problems[:3], texts, strict=True)
+        for scores in score_steps(model, tokenizer, problem, pair)
+        for score in scores
+    ]
+    torch.testing.assert_close(packed, torch.tensor(alone), atol=1e-5, rtol=1e-5)
+    signs = torch.tensor([minus, plus])
+    loss = scorer_loss(model, signs, ids, positions, mask, labels)
+    wanted = labels[labels >= 0]
+    expected = -torch.where(wanted == 1, packed, 1 - packed).log().mean()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_tag_follows_every_line():
+    assert tagged(["a", "b"]) == "a<step>\nb<step>"
+
+
+# ------------------------------------------------------------------------------ trainers
+def test_learning_rate():
+    assert learning_rate(0.03, 1.0) == pytest.approx(1.0)
+    assert learning_rate(1.0, 1.0) == pytest.approx(0.02)
+    rates = [learning_rate(f / 100, 1.0) for f in range(3, 101)]
+    assert rates == sorted(rates, reverse=True)
+    assert 0 < learning_rate(0.0, 1.0) < learning_rate(0.01, 1.0)
+
+
+def _train(out, **changes):
+    options = {"steps": 6, "num_problems": 40, "length": 200, "compile": False, "save_every": 0.0}
+    return train_lm(out=out, **(options | TINY | changes))
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    straight = LlamaForCausalLM.from_pretrained(_train(tmp_path / "a"))
+    advance = loop.Run.advance
+
+    def killed(self, *arguments):
+        if self.step == 3:
+            raise KeyboardInterrupt
+        return advance(self, *arguments)
+
+    monkeypatch.setattr(loop.Run, "advance", killed)
+    with pytest.raises(KeyboardInterrupt):
+        _train(tmp_path / "b")
+    monkeypatch.undo()
+    resumed = LlamaForCausalLM.from_pretrained(_train(tmp_path / "b"))
+    for p, q in zip(straight.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(p, q)
+    with pytest.raises(ValueError, match="other values of lr"):
+        _train(tmp_path / "b", lr=1e-4)
+
+
+def test_a_diverged_run_stops(tmp_path):
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        _train(tmp_path, lr=math.nan)
+
+
+def test_training_learns_and_the_scorer_follows(tmp_path, capsys):
+    lm = _train(tmp_path / "lm", steps=30, log_every=10, lr=1e-2)
+    losses = [float(line.split("loss ")[1].split()[0]) for line in _progress(capsys)]
+    assert losses[-1] < losses[0] - 0.5
+    options = {"num_problems": 6, "samples": 2, "rows": 2, "length": 700, "compile": False}
+    folder = train_scorer(out=tmp_path / "scorer", lm=lm, steps=2, **options)
+    scorer = LlamaForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    (problem,) = generate_problems("test", 1)
+    (scores,) = score_steps(scorer, tokenizer, problem, [problem.solution_text()])
+    assert len(scores) == len(problem.solution) + 1
+    assert all(0 < s < 1 for s in scores)
+
+
+def _progress(capsys):
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+
+
+@pytest.mark.parametrize("changes", [{"steps": 0}, {"workers": 0}])
+def test_bad_arguments(tmp_path, changes):
+    with pytest.raises(ValueError, match="at least 1"):
+        _train(tmp_path, **changes)
