@@ -1,0 +1,1 @@
+"""Runs of planners and reasoners, their records, statistics and reports."""

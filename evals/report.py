@@ -1,0 +1,373 @@
+"""One self-contained HTML page out of plain data, and the same tables for the terminal.
+
+The page needs no network: style, script and figures are inside it. It follows the reader's light or
+dark mode and reads on a phone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO, TypeAlias
+
+from evals.charts import LineChart, draw, legend, tag
+from evals.stats import Estimate
+from mbrl_core.types import Tree
+
+ASSETS = Path(__file__).parent / "assets"
+WIDE, NARROW = (760, 400), (360, 300)  # pixels of a chart's two versions
+
+Cell: TypeAlias = str | int | float | Estimate | None
+
+
+class Table(NamedTuple):
+    """Rows under named columns. `None` is shown as a dash: a failure is not zero."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    caption: str = ""
+
+
+class TreeNode(NamedTuple):
+    """A node of a search tree as the viewer shows it; what is `None` is left out."""
+
+    text: str
+    visits: int | None = None
+    value: float | None = None
+    prior: float | None = None
+    score: float | None = None
+    chosen: bool = False
+    children: Sequence[TreeNode] = ()
+
+
+class TreeView(NamedTuple):
+    """A search tree that folds."""
+
+    root: TreeNode
+    caption: str = ""
+
+
+class CartPole(NamedTuple):
+    """One episode of a cart with a pole, to be played back."""
+
+    position: Sequence[float]  # [T] metres from the middle of the track
+    angle: Sequence[float]  # [T] radians from upright, clockwise positive
+    reward: Sequence[float]  # [T]
+    action: Sequence[float]  # [T]
+    seconds: float  # simulated time of one entry
+    caption: str = ""
+    pole: float = 1.0  # metres
+    track: float = 1.8  # metres from the middle to each end
+
+
+Figure: TypeAlias = LineChart | TreeView | CartPole
+
+
+class Section(NamedTuple):
+    """One part of the page. `text` has paragraphs parted by empty lines."""
+
+    title: str
+    text: str = ""
+    command: str = ""  # reproduces the figures and tables of the section
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+
+
+def write_report(
+    path: str | Path, title: str, sections: Sequence[Section], subtitle: str = ""
+) -> Path:
+    """Write the page to `path` and return it. OSError where the disk refuses."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(title, sections, subtitle), encoding="utf-8")
+    return path
+
+
+def render(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
+    """The whole page as HTML text. All given text is escaped."""
+    style = (ASSETS / "report.css").read_text(encoding="utf-8")
+    script = (ASSETS / "report.js").read_text(encoding="utf-8")
+    links = [tag("a", escape(s.title), href=f"#part-{i}") for i, s in enumerate(sections)]
+    body = [
+        tag(
+            "header",
+            tag("h1", escape(title)),
+            tag("p", escape(subtitle), class_="subtitle") if subtitle else "",
+            tag("nav", *links) if len(links) > 1 else "",
+        ),
+        tag("main", *(_section(i, section) for i, section in enumerate(sections))),
+        tag("div", id="tip", role="status"),
+        tag("script", script),
+    ]
+    head = [
+        '<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        '<meta name="color-scheme" content="light dark">',
+        tag("title", escape(title)),
+        tag("style", style),
+    ]
+    page = tag("head", *head) + tag("body", *body)
+    return f'<!doctype html>\n<html lang="en">{page}</html>\n'
+
+
+def tree_view(
+    tree: Tree,
+    root: int,
+    describe: Callable[[int], str],
+    *,
+    score: Callable[[int], float | None] = lambda node: None,
+    chosen: Sequence[int] | None = None,
+    caption: str = "",
+) -> TreeView:
+    """The search tree of root number `root` for the page.
+
+    Args:
+        tree: the trace of a tree-searching planner.
+        root: row of the batch.
+        describe: node number to text; for a language model the step, for control the action.
+        score: node number to a scorer's value, where there is one.
+        chosen: node numbers of the chosen path; the most visited child of each node if `None`.
+    """
+    size = int(tree.size[root])
+    parents = tree.parent[root, :size].tolist()
+    visits = tree.visits[root, :size].tolist()
+    children: list[list[int]] = [[] for _ in range(size)]
+    for node in range(1, size):
+        children[parents[node]].append(node)
+    path = set(_most_visited(children, visits) if chosen is None else [0, *chosen])
+    made: dict[int, TreeNode] = {}
+    for node in reversed(range(size)):  # a parent's number is below its children's
+        made[node] = TreeNode(
+            describe(node),
+            int(visits[node]),
+            float(tree.value[root, node]),
+            float(tree.prior[root, node]) if node else None,
+            score(node),
+            node in path,
+            [made[child] for child in sorted(children[node], key=lambda c: -visits[c])],
+        )
+    return TreeView(made[0], caption)
+
+
+def print_table(table: Table, file: TextIO | None = None) -> None:
+    """The table on a terminal (with rich), or as aligned plain text where output is no terminal."""
+    file = sys.stdout if file is None else file
+    rows = [[shown(cell) for cell in row] for row in table.rows]
+    right = [_is_numeric(table, column) for column in range(len(table.columns))]
+    if file.isatty():
+        from rich.console import Console
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        pretty = RichTable(title=table.caption or None, title_justify="left")
+        for name, numeric in zip(table.columns, right, strict=True):
+            pretty.add_column(Text(name), justify="right" if numeric else "left")
+        for row in rows:
+            pretty.add_row(*map(Text, row))
+        Console(file=file).print(pretty)
+        return
+    if table.caption:
+        print(table.caption, file=file)
+    lines = [list(table.columns), *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
+    for line in lines:
+        cells = zip(line, widths, right, strict=True)
+        text = "  ".join(f"{c:>{w}}" if numeric else f"{c:<{w}}" for c, w, numeric in cells)
+        print(text.rstrip(), file=file)
+
+
+def shown(cell: Cell) -> str:
+    """A cell as text: four digits that matter, intervals in brackets, a dash for `None`."""
+    if cell is None:
+        return "–"
+    if isinstance(cell, Estimate):
+        return f"{number(cell.mean)} [{number(cell.low)}, {number(cell.high)}]"
+    if isinstance(cell, float):
+        return number(cell)
+    return f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)
+
+
+def number(value: float) -> str:
+    """`812.4`, `0.873`, `12,300`: about four digits, never an exponent for everyday sizes."""
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if value and abs(value) < 1e-3:
+        return f"{value:.2g}"
+    digits = 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 3
+    return f"{value:.{digits}f}"
+
+
+# --------------------------------------------------------------------------------------------- page
+
+
+def _section(index: int, section: Section) -> str:
+    paragraphs = [p.strip() for p in section.text.split("\n\n") if p.strip()]
+    parts = [tag("h2", escape(section.title))]
+    parts += [tag("p", escape(paragraph)) for paragraph in paragraphs]
+    parts += [_figure(figure) for figure in section.figures]
+    parts += [_table(table) for table in section.tables]
+    if section.command:
+        parts.append(tag("pre", tag("code", escape(section.command)), class_="command"))
+    return tag("section", *parts, id=f"part-{index}")
+
+
+def _figure(figure: Figure) -> str:
+    if isinstance(figure, LineChart):
+        body = (
+            tag("div", draw(figure, *WIDE), class_="wide")
+            + tag("div", draw(figure, *NARROW), class_="narrow")
+            + legend(figure)
+        )
+    elif isinstance(figure, TreeView):
+        body = _tree(figure.root)
+    else:
+        body = _cart_pole(figure)
+    caption = tag("figcaption", escape(figure.caption)) if figure.caption else ""
+    return tag("figure", body, caption)
+
+
+def _is_numeric(table: Table, column: int) -> bool:
+    cells = [row[column] for row in table.rows]
+    return any(not isinstance(cell, str) for cell in cells) and not any(
+        isinstance(cell, str) for cell in cells
+    )
+
+
+def _table(table: Table) -> str:
+    kinds = ["number" if _is_numeric(table, i) else None for i in range(len(table.columns))]
+    head = [tag("th", escape(c), class_=k) for c, k in zip(table.columns, kinds, strict=True)]
+    rows = [
+        tag("tr", *(tag("td", _cell(c), class_=k) for c, k in zip(row, kinds, strict=True)))
+        for row in table.rows
+    ]
+    caption = tag("caption", escape(table.caption)) if table.caption else ""
+    body = tag("table", caption, tag("thead", tag("tr", *head)), tag("tbody", *rows))
+    return tag("div", body, class_="scroll")
+
+
+def _cell(cell: Cell) -> str:
+    if isinstance(cell, Estimate):
+        interval = f"[{number(cell.low)}, {number(cell.high)}]"
+        return f"{number(cell.mean)} " + tag("span", interval, class_="interval")
+    return escape(shown(cell))
+
+
+def _most_visited(children: Sequence[Sequence[int]], visits: Sequence[float]) -> list[int]:
+    path = [0]
+    while children[path[-1]]:
+        path.append(max(children[path[-1]], key=lambda node: visits[node]))
+    return path
+
+
+def _tree(root: TreeNode) -> str:
+    buttons = [
+        tag("button", "Chosen path", type="button", data_show="chosen"),
+        tag("button", "Open all", type="button", data_show="all"),
+        tag("button", "Close all", type="button", data_show="none"),
+    ]
+    return tag(
+        "div",
+        tag("div", *buttons, class_="buttons"),
+        _node(root, root.visits or 0),
+        class_="tree",
+    )
+
+
+def _node(node: TreeNode, siblings: int) -> str:
+    """One node and what is below it; `siblings` are the visits of its parent."""
+    share = (node.visits or 0) / siblings if siblings else 0.0
+    bar = tag("i", style=f"width:{100 * min(share, 1.0):.0f}%")
+    facts = [
+        tag("span", tag("b", name), f" {text}", class_="fact")
+        for name, text in (
+            ("visits", None if node.visits is None else f"{node.visits:,}"),
+            ("value", None if node.value is None else number(node.value)),
+            ("prior", None if node.prior is None else f"{node.prior:.2f}"),
+            ("score", None if node.score is None else number(node.score)),
+        )
+        if text is not None
+    ]
+    has_bar = node.visits is not None
+    meter = tag("span", bar, class_="bar", title="share of the parent's visits") if has_bar else ""
+    text = tag("span", escape(node.text), class_="step")
+    label = text + tag("span", meter, *facts, class_="facts")
+    kind = "node chosen" if node.chosen else "node"
+    if not node.children:
+        return tag("div", tag("div", label, class_="summary"), class_=f"{kind} leaf")
+    inner = "".join(_node(child, node.visits or 0) for child in node.children)
+    opened = {"open": ""} if node.chosen else {}
+    inside = tag("div", inner, class_="children")
+    return tag("details", tag("summary", label), inside, class_=kind, **opened)
+
+
+def _cart_pole(episode: CartPole) -> str:
+    columns = {
+        "position": [float(v) for v in episode.position],
+        "angle": [float(v) for v in episode.angle],
+        "reward": [float(v) for v in episode.reward],
+        "action": [float(v) for v in episode.action],
+    }
+    if len({len(column) for column in columns.values()}) != 1 or not columns["reward"]:
+        raise ValueError("an episode needs equally many positions, angles, rewards and actions")
+    for name, column in columns.items():
+        if not all(map(math.isfinite, column)):
+            raise ValueError(f"the episode's {name} holds a value that is not finite")
+    rounded: dict[str, Any] = {
+        name: [round(value, 4) for value in column] for name, column in columns.items()
+    }
+    data = rounded | {"seconds": episode.seconds, "pole": episode.pole, "track": episode.track}
+    half = episode.track + 0.6 * episode.pole
+    top = 1.15 * episode.pole
+    stage = tag(
+        "svg",
+        tag("path", d=f"M{-episode.track} 0H{episode.track}", class_="rail"),
+        tag("polyline", class_="trail"),
+        tag("rect", x=-0.22, y=-0.12, width=0.44, height=0.24, rx=0.05, class_="cart"),
+        tag("line", class_="pole"),
+        tag("circle", r=0.06, class_="bob"),
+        viewBox=f"{-half:.3f} {-top:.3f} {2 * half:.3f} {2 * top:.3f}",
+        class_="stage",
+        role="img",
+        aria_label="a cart with a pole",
+    )
+    controls = tag(
+        "div",
+        tag("button", "Play", type="button", class_="play"),
+        tag("input", type="range", min=0, max=len(columns["reward"]) - 1, value=0, step=1),
+        tag("output", ""),
+        class_="controls",
+    )
+    traces = [_trace(name, columns[name]) for name in ("reward", "action")]
+    # A closing script tag inside the data would end the element early.
+    packed = json.dumps(data).replace("</", "<\\/")
+    store = tag("script", packed, type="application/json")
+    return tag("div", stage, controls, *traces, store, class_="cartpole")
+
+
+def _trace(name: str, values: Sequence[float]) -> str:
+    """A small line of one quantity over the episode, with a cursor that the player moves."""
+    low, high = min(0.0, *values), max(0.0, *values)
+    span = high - low or 1.0
+    last = max(len(values) - 1, 1)
+    points = " ".join(
+        f"{1000 * i / last:.1f},{56 - 50 * (value - low) / span:.1f}"
+        for i, value in enumerate(values)
+    )
+    zero = 56 - 50 * (0.0 - low) / span
+    picture = tag(
+        "svg",
+        tag("path", d=f"M0 {zero:.1f}H1000", class_="grid"),
+        tag("polyline", points=points, class_="line"),
+        tag("path", d="M0 0V60", class_="cursor"),
+        viewBox="0 0 1000 60",
+        preserveAspectRatio="none",
+    )
+    text = tag("b", escape(name)) + tag("span", "", class_="now")
+    limits = tag("span", f"{number(low)} to {number(high)}", class_="limits")
+    return tag("div", tag("div", text, limits, class_="head"), picture, class_=f"trace {name}")
