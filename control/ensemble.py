@@ -245,10 +245,12 @@ class Ensemble(nn.Module):
         if len(index) == 0:
             return held
         # Only rows still without a member draw, so a row's numbers do not depend on other roots.
-        if not isinstance(rng, torch.Generator):
-            rng = draws.take(rng, index // (len(held) // len(rng)))
-        drawn = draws.integers(rng, self.members, len(index))
-        return held.index_copy(0, index, drawn.to(held.device))
+        gens = [rng] if isinstance(rng, torch.Generator) else list(rng)
+        counts = (index // (len(held) // len(gens))).bincount(minlength=len(gens)).tolist()
+        drawn = [
+            balanced_members(n, self.members, g) for g, n in zip(gens, counts, strict=True) if n
+        ]
+        return held.index_copy(0, index, torch.cat(drawn).to(held.device))
 
 
 class _Grouping(NamedTuple):

@@ -32,7 +32,7 @@ class Continuation(NamedTuple):
 
     steps: tuple[Step, ...]
     finish: Finish
-    logprob: float
+    logprob: float  # of the steps' tokens, at temperature 1
 
 
 class Thought(NamedTuple):
@@ -101,8 +101,12 @@ class LanguagePolicy:
         for i, seed in enumerate(seeds):
             text = state[i // num].tokens
             room = min(self.max_tokens, self.engine.context - len(text))
-            requests.append(Request(text, max(room, 1), self.temperature, seed, stop))
-        completions = self.engine.generate(requests)
+            requests.append(Request(text, room, self.temperature, seed, stop))
+        # A solution that has just filled the context goes no further; a prompt that long is refused.
+        full = [r.max_tokens < 1 and bool(state[i // num].steps) for i, r in enumerate(requests)]
+        going = [request for request, stays in zip(requests, full, strict=True) if not stays]
+        made = iter(self.engine.generate(going) if going else [])
+        completions = [Completion((), "length", (), 0) if stays else next(made) for stays in full]
         options = [self._continuation(completion) for completion in completions]
         groups = [options[i : i + num] for i in range(0, len(options), num)]
         proposal = _merged(groups) if self.merge else _listed(groups)
@@ -118,10 +122,15 @@ class LanguagePolicy:
                 steps.append(Step(tuple(line), self.engine.decode(line)))
                 line = []
                 if self.closing in steps[-1].text:
-                    return Continuation(tuple(steps), "eos", completion.logprob)
+                    return self._of(steps, "eos", completion)
         if line:
             steps.append(Step(tuple(line), self.engine.decode(line)))
-        return Continuation(tuple(steps), completion.finish, completion.logprob)
+        return self._of(steps, completion.finish, completion)
+
+    def _of(self, steps: list[Step], finish: Finish, completion: Completion) -> Continuation:
+        """A continuation of the first `steps` of a completion."""
+        kept = sum(len(step.tokens) for step in steps)
+        return Continuation(tuple(steps), finish, sum(completion.logprobs[:kept]))
 
 
 def _spent(completions: list[Completion], num: int) -> Tokens:
@@ -212,11 +221,12 @@ class TextWorld:
         return torch.tensor([self.score(thought) if thought.steps else 0.5 for thought in state])
 
     def score(self, thought: Thought) -> float:
-        """The score in [0, 1] of the steps so far."""
+        """The score in [0, 1] of the steps so far; 0 where there is none."""
+        if not thought.steps:
+            return 0.0
         if self.scorer is not None:
             return _AGGREGATES[self.aggregate](thought.scores) if thought.scores else 0.0
-        length = sum(len(step.tokens) for step in thought.steps)
-        return math.exp(thought.logprob / max(length, 1))
+        return math.exp(thought.logprob / sum(len(step.tokens) for step in thought.steps))
 
     def _append(self, thought: Thought, action: Continuation) -> Thought:
         steps = thought.steps + action.steps

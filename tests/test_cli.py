@@ -18,6 +18,8 @@ COMMANDS = {
     "control_train": "control.train:train",
     "evals_control": "evals.control:evaluate",
     "evals_reasoning": "evals.reasoning:evaluate",
+    "demo": "evals.demo:demo",
+    "bench": "evals.bench:bench",
     "reasoning_train": "reasoning.training.lm:train_lm",
 }
 

@@ -26,8 +26,13 @@ class Completion(NamedTuple):
 
     tokens: tuple[int, ...]  # the token that ended it included, end-of-text left out
     finish: Finish
-    logprob: float  # sum over the tokens, end-of-text included, at temperature 1
+    logprobs: tuple[float, ...]  # of each token at temperature 1, and of end-of-text after them
     prefilled: int  # prompt tokens computed for it; 0 where another request had the same prompt
+
+    @property
+    def logprob(self) -> float:
+        """Log-probability of all that was drawn."""
+        return sum(self.logprobs)
 
 
 class ScoreRequest(NamedTuple):

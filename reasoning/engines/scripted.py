@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from reasoning.engines.base import Completion, Request, ScoreRequest
+from reasoning.engines.base import Completion, Finish, Request, ScoreRequest
 
 Script = Callable[[str], Sequence[tuple[str, float]]]
 """From the text so far to its possible continuations and their weights."""
@@ -54,7 +55,8 @@ class ScriptedEngine:
 
     def _complete(self, request: Request) -> Completion:
         rng = random.Random(request.seed)
-        text, logprob = "", 0.0
+        text = ""
+        logprobs: list[float] = []  # of each character: a continuation's stands at its first
         while True:
             choices = self.script(self.decode(request.tokens) + text)
             weights = [weight for _, weight in choices]
@@ -63,14 +65,23 @@ class ScriptedEngine:
             else:
                 heated = [weight ** (1 / request.temperature) for weight in weights]
                 pick = rng.choices(range(len(choices)), heated)[0]
-            text += choices[pick][0]
-            logprob += float(torch.tensor(weights[pick] / sum(weights)).log())
-            if text.endswith(self.END):
-                return Completion(self.encode(text[:-1]), "eos", logprob, 0)
-            if any(stop in text for stop in request.stop):
-                return Completion(self.encode(text), "stop", logprob, 0)
-            if len(text) >= request.max_tokens:
-                return Completion(self.encode(text[: request.max_tokens]), "length", logprob, 0)
+            more, weight = choices[pick]
+            text += more
+            logprobs += [math.log(weight / sum(weights)), *[0.0] * (len(more) - 1)]
+            finish, length = self._end(text, request)
+            if finish is not None:
+                drawn = logprobs[: length + (finish == "eos")]
+                return Completion(self.encode(text[:length]), finish, tuple(drawn), 0)
+
+    def _end(self, text: str, request: Request) -> tuple[Finish | None, int]:
+        """Why and after how many characters a completion ends, if it does."""
+        said = text.removesuffix(self.END)
+        stops = [said.find(stop) + len(stop) for stop in request.stop if stop in said]
+        if stops and min(stops) <= request.max_tokens:
+            return "stop", min(stops)
+        if len(said) >= request.max_tokens:
+            return "length", request.max_tokens
+        return ("eos" if len(said) < len(text) else None), len(said)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
         """See `Engine`."""

@@ -87,14 +87,13 @@ class TransformersEngine:
         return [done[i] for i in range(len(requests))]
 
     def _check(self, request: Request) -> None:
-        room = self.context - len(request.tokens)
-        if room < request.max_tokens:
-            raise ValueError(
-                f"a prompt of {len(request.tokens)} tokens and {request.max_tokens} to generate do "
-                f"not fit in the {self.context} tokens of {self.name}"
-            )
         if not request.tokens:
             raise ValueError("a request needs at least one prompt token")
+        if request.max_tokens < 1 or len(request.tokens) + request.max_tokens > self.context:
+            raise ValueError(
+                f"a prompt of {len(request.tokens)} tokens and {max(request.max_tokens, 1)} to "
+                f"generate do not fit in the {self.context} tokens of {self.name}"
+            )
 
     def _batches(self, texts: list[tuple[int, ...]]) -> Iterator[list[int]]:
         """Indices in batches; texts of similar length, equal ones side by side."""
@@ -140,12 +139,16 @@ class TransformersEngine:
         return tokens.to(self.device), mask.to(self.device)
 
     def may_close(self, ending: str) -> Tensor:
-        """Which tokens [V] bool hold the character `ending`, and so may complete a stop string."""
+        """Which tokens [V] bool may complete a stop string that ends in the character `ending`.
+
+        Those that hold it, and those that end within a character and show as U+FFFD.
+        """
         if ending not in self._closing:
             size = self.model.get_output_embeddings().weight.shape[0]
             pieces = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
             table = torch.zeros(size, dtype=torch.bool)
-            table[: len(pieces)] = torch.tensor([ending in piece for piece in pieces])
+            closes = [ending in piece or "\ufffd" in piece for piece in pieces[:size]]
+            table[: len(closes)] = torch.tensor(closes)
             self._closing[ending] = table
         return self._closing[ending]
 
@@ -219,7 +222,7 @@ class _Rows:
         temperatures = torch.tensor([request.temperature for request in requests])
         self.temperature = temperatures.to(engine.device).unsqueeze(1)
         self.tokens: list[list[int]] = [[] for _ in requests]
-        self.logprob = [0.0] * len(requests)
+        self.logprobs: list[list[float]] = [[] for _ in requests]
         self.finish: list[Finish | None] = [None] * len(requests)
         self.rows = list(range(len(requests)))  # which request each row of the batch is
         self.length = 0
@@ -253,13 +256,14 @@ class _Rows:
 
     def _append(self, i: int, token: int, logprob: float) -> None:
         request, tokens = self.requests[i], self.tokens[i]
-        self.logprob[i] += logprob
+        self.logprobs[i].append(logprob)
         if token in self.engine.ends:
             self.finish[i] = "eos"
             return
         tokens.append(token)
         if any(self.closing[stop[-1]][token] for stop in request.stop):
-            tail = self.engine.decode(tokens[-max(map(len, request.stop)) - 1 :])
+            reach = max(len(stop.encode()) for stop in request.stop)  # a token has a byte or more
+            tail = self.engine.decode(tokens[-reach - 1 :])
             if any(stop in tail for stop in request.stop):
                 self.finish[i] = "stop"
                 return
@@ -277,8 +281,10 @@ class _Rows:
     def results(self) -> list[Completion]:
         """The completions in the order of the requests."""
         return [
-            Completion(tuple(tokens), finish or "length", logprob, 0)
-            for tokens, finish, logprob in zip(self.tokens, self.finish, self.logprob, strict=True)
+            Completion(tuple(tokens), finish or "length", tuple(logprobs), 0)
+            for tokens, finish, logprobs in zip(
+                self.tokens, self.finish, self.logprobs, strict=True
+            )
         ]
 
 

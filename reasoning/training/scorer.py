@@ -10,7 +10,10 @@ last line is right when the answer is.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,19 +173,44 @@ def scorer_loss(
 
 
 def sample_training_data(
-    lm: str | Path, path: Path, num_problems: int, num: int, temperature: float, **options: Any
+    lm: str | Path,
+    path: Path,
+    num_problems: int,
+    num: int,
+    temperature: float,
+    steps: tuple[int, int],
+    seed: int,
+    workers: int,
 ) -> None:
     """Write ``num`` solutions by the language model of each generated train problem, as JSONL.
 
-    ``options`` are ``steps`` (range of solution lines) and ``seed`` (stream of problems).
+    Problems are those of the stream ``(seed, "train")``; ``workers`` processes share them.
     """
+    problems = generate_problems("train", num_problems, steps, seed)
+    size = 128
+    parts = [problems[i : i + size] for i in range(0, num_problems, size)]
+    jobs = [(lm, part, num, temperature, seed + i) for i, part in enumerate(parts)]
+    with ExitStack() as stack, open(path, "w") as file:
+        results: Iterable[list[list[str]]] = map(_sample_part, jobs)
+        if workers > 1:
+            pool = ProcessPoolExecutor(workers, get_context("spawn"), _one_thread)
+            results = stack.enter_context(pool).map(_sample_part, jobs)
+        for part, texts in zip(parts, results, strict=True):
+            for problem, solutions in zip(part, texts, strict=True):
+                file.write(json.dumps([problem, solutions]) + "\n")
+            print(f"sampled for problem {part[-1].id}", flush=True)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _sample_part(job: tuple[str | Path, list[Problem], int, float, int]) -> list[list[str]]:
+    """One process's share of :func:`sample_training_data`."""
+    lm, problems, num, temperature, seed = job
     model = LlamaForCausalLM.from_pretrained(lm, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(lm)
-    problems = generate_problems("train", num_problems, options["steps"], options["seed"])
-    texts = sample(model, tokenizer, problems, num, temperature, seed=options["seed"])
-    with open(path, "w") as file:
-        for problem, solutions in zip(problems, texts, strict=True):
-            file.write(json.dumps([problem, solutions]) + "\n")
+    return sample(model, tokenizer, problems, num, temperature, seed=seed)
 
 
 def read_training_data(path: Path) -> tuple[list[Problem], list[list[str]]]:
@@ -246,7 +274,7 @@ def train_scorer(
     if not path.is_file():
         partial = path.with_suffix(".tmp")
         sample_training_data(
-            lm, partial, num_problems, samples, temperature, steps=problem_steps, seed=seed
+            lm, partial, num_problems, samples, temperature, problem_steps, seed, workers
         )
         partial.rename(path)
     AutoTokenizer.from_pretrained(lm).save_pretrained(str(out))

@@ -104,15 +104,16 @@ def test_rows_with_generators_of_their_own_do_not_see_other_roots(propagation):
     torch.testing.assert_close(together[2], alone[0], rtol=1e-5, atol=1e-6)
 
 
-def test_a_root_that_joins_late_leaves_the_others_draws_alone():
+def test_a_root_that_has_no_member_yet_draws_as_it_would_alone():
     model = fitted(aleatoric=False)
     obs, action = batch(8)
     held = torch.tensor([0, 1, 2, 3, -1, -1, -1, -1])
     rngs = [draws.generator(0), draws.generator(1)]
     moved = model.step(EnsembleState(obs, held), action, rng=rngs)
-    assert moved.state.member[:4].tolist() == [0, 1, 2, 3] and moved.state.member[4:].min() >= 0
-    untouched = draws.generator(0)
-    assert torch.equal(rngs[0].get_state(), untouched.get_state())
+    alone = model.step(model.root(obs[4:]), action[4:], rng=[draws.generator(1)])
+    assert moved.state.member[:4].tolist() == [0, 1, 2, 3]
+    assert torch.equal(moved.state.member[4:], alone.state.member)
+    assert torch.equal(rngs[0].get_state(), draws.generator(0).get_state())
 
 
 def test_mean_propagation_is_the_average_of_the_members_and_draws_nothing():

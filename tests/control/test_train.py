@@ -16,9 +16,10 @@ import torch
 from control import checkpoints
 from control.agents.pets import PETS
 from control.checkpoints import CheckpointError
+from control.episodes import run_episodes
 from control.train import train
 from control.world_model import load_world_model
-from mbrl_core import CEM, MPPI, Discrete, GradMPC, RandomShooting, draws
+from mbrl_core import CEM, MPPI, Carry, Discrete, GradMPC, RandomShooting, draws
 
 EPISODE = 80  # frames; ten decisions
 TINY = {
@@ -175,3 +176,18 @@ def test_world_models_that_cannot_be_read_say_why(straight, tmp_path):
     cut.write_bytes(b"")
     with pytest.raises(CheckpointError, match="damaged"):
         load_world_model(cut)
+
+
+def test_the_model_that_comes_with_the_package_swings_up():
+    world = load_world_model("cartpole-swingup")
+    assert (world.env, world.action_repeat) == ("dmc/cartpole-swingup", 8)
+    env, rng = world.make_env(), draws.generator(0)
+    planner = MPPI(horizon=17, samples=64, iterations=2, temperature=0.3, init_std=1.0)
+    model = world.model(aleatoric=False)
+
+    def act(obs: torch.Tensor, carry: Carry) -> tuple[torch.Tensor, Carry]:
+        plan, carry = planner(model, world.root(obs), carry, rng=rng)
+        return plan.action, carry
+
+    episodes = run_episodes(env, act, seeds=[1])
+    assert episodes.frames.tolist() == [1000] and episodes.returns.item() > 750

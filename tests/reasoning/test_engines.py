@@ -1,0 +1,327 @@
+"""What every engine promises, on a tiny random model and on a script."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from transformers.cache_utils import DynamicCache
+
+from reasoning.engines import (
+    Completion,
+    Engine,
+    Request,
+    ScoreRequest,
+    ScriptedEngine,
+    TransformersEngine,
+)
+from reasoning.engines.cache import RoomyLayer, make_cache
+from tests.language import recite, save_tiny_model, scripted
+
+TEMPLATE = "{% for m in messages %}<s>[{{ m.role }}] {{ m.content }}{% endfor %} [assistant] "
+ENDS = tuple(range(10, 400, 12))
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("lm"))
+
+
+@pytest.fixture(scope="session")
+def ending_folder(tmp_path_factory):
+    """A model whose texts soon end: one token in twelve is an end-of-text token."""
+    return save_tiny_model(tmp_path_factory.mktemp("ending"), ends=ENDS, template=TEMPLATE)
+
+
+@pytest.fixture
+def engine(folder):
+    return TransformersEngine(folder, device="cpu")
+
+
+@pytest.fixture
+def ending(ending_folder):
+    return TransformersEngine(ending_folder, device="cpu")
+
+
+@pytest.fixture(params=["transformers", "scripted"])
+def any_engine(request) -> Engine:
+    return scripted() if request.param == "scripted" else request.getfixturevalue("ending")
+
+
+def prompts(engine: Engine) -> list[tuple[int, ...]]:
+    questions = ["1+2", "11+12+13", "3+4+5+6", "70+80"]
+    return [engine.encode_prompt(question) for question in questions]
+
+
+def mixed_requests(engine: Engine) -> list[Request]:
+    """Requests that differ in everything, equal prompts among them."""
+    return [
+        Request(prompt, max_tokens, temperature, seed, stop)
+        for seed, (prompt, max_tokens, temperature, stop) in enumerate(
+            (prompt, max_tokens, temperature, stop)
+            for prompt in prompts(engine)
+            for max_tokens, temperature, stop in [
+                (24, 0.0, ()),
+                (9, 0.8, ("\n", "a", "1", "e ")),
+                (24, 1.5, ()),
+                (1, 1.0, ("=", "e")),
+            ]
+        )
+    ]
+
+
+def same(one: Completion, other: Completion) -> bool:
+    """Equality of what was generated; who paid for a shared prompt depends on the batch."""
+    return (one.tokens, one.finish) == (other.tokens, other.finish) and one.logprobs == (
+        pytest.approx(other.logprobs, abs=1e-3)
+    )
+
+
+def logprobs_of(engine: TransformersEngine, tokens: tuple[int, ...]) -> torch.Tensor:
+    """Log-probabilities [len(tokens), V] of what follows each token, by a plain forward."""
+    with torch.inference_mode():
+        return engine.model(input_ids=torch.tensor([tokens])).logits[0].log_softmax(-1)
+
+
+# ------------------------------------------------------------------------------ generating
+
+
+def test_temperature_zero_is_the_librarys_greedy_search(ending):
+    requests = [Request(prompt, 80, 0.0, 0) for prompt in prompts(ending)]
+    for request, completion in zip(requests, ending.generate(requests), strict=True):
+        ids = torch.tensor([request.tokens])
+        out = ending.model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=80, do_sample=False
+        )
+        theirs = out[0, len(request.tokens) :].tolist()
+        ended = completion.finish == "eos"
+        assert ended == (theirs[-1] in ending.ends)
+        assert list(completion.tokens) == theirs[: len(theirs) - ended]
+
+
+def test_a_completion_is_decided_by_its_request_alone(any_engine):
+    requests = mixed_requests(any_engine)
+    alone = [any_engine.generate([request])[0] for request in requests]
+    assert {completion.finish for completion in alone} == {"stop", "eos", "length"}
+    shuffled = random.Random(0).sample(range(len(requests)), len(requests))
+    for order in (range(len(requests)), shuffled):
+        together = any_engine.generate([requests[i] for i in order])
+        assert all(same(c, alone[i]) for c, i in zip(together, order, strict=True))
+
+
+def test_a_completion_does_not_depend_on_the_largest_batch(ending_folder, ending):
+    requests = mixed_requests(ending)
+    wide = ending.generate(requests)
+    narrow = TransformersEngine(ending_folder, max_batch=3, device="cpu").generate(requests)
+    assert all(map(same, wide, narrow))
+
+
+def test_a_smaller_limit_cuts_the_same_completion(any_engine):
+    for request in mixed_requests(any_engine):
+        longer = any_engine.generate([request._replace(max_tokens=40)])[0]
+        for limit in (1, 5, 17):
+            shorter = any_engine.generate([request._replace(max_tokens=limit)])[0]
+            assert shorter.tokens == longer.tokens[:limit]
+            if len(longer.tokens) > limit:
+                assert shorter.finish == "length"
+
+
+def test_other_seeds_give_other_completions(any_engine):
+    prompt = prompts(any_engine)[2]
+    drawn = any_engine.generate([Request(prompt, 30, 1.0, seed) for seed in range(8)])
+    assert len({completion.tokens for completion in drawn}) > 2
+
+
+def test_copies_of_a_prompt_pay_one_prefill(any_engine):
+    distinct = prompts(any_engine)
+    requests = [Request(p, 4, 1.0, i) for i, p in enumerate([*distinct, *distinct, *distinct])]
+    prefilled = [completion.prefilled for completion in any_engine.generate(requests)]
+    assert prefilled == [len(prompt) for prompt in distinct] + [0] * (2 * len(distinct))
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [(), ("\n",), ("15",), ("egg",), ("eggs\nso #",), ("#### 15", " = "), ("never", "é"), ("字",)],
+    ids=lambda stop: repr(stop),
+)
+def test_a_stop_string_is_kept_and_its_first_occurrence_ends(engine, stop):
+    prompt = engine.encode_prompt("How many?")
+    tokens = recite(engine, prompt, "12 + 3 = 15 eggs\nso #### 15 é\n漢字")
+    (completion,) = engine.generate([Request(prompt, 100, 0.0, 0, stop)])
+    said = (engine.decode(tokens[:n]) for n in range(1, len(tokens) + 1))
+    lengths = (n for n, text in enumerate(said, 1) if any(part in text for part in stop))
+    assert completion.tokens == tokens[: next(lengths, len(tokens))]
+    assert completion.finish == ("stop" if stop else "eos")
+
+
+def test_a_scripted_stop_ends_within_a_continuation():
+    engine = ScriptedEngine(lambda _: [("one\ntwo\nthree\0", 1.0)])
+    (completion,) = engine.generate([Request((65,), 100, 0.0, 0, ("o\n", "\n"))])
+    assert (engine.decode(completion.tokens), completion.finish) == ("one\n", "stop")
+
+
+def test_finish_reasons(engine):
+    prompt = engine.encode_prompt("How many?")
+    tokens = recite(engine, prompt, "15 eggs\n")
+    more, exact, fewer = (
+        engine.generate([Request(prompt, len(tokens) + spare, 0.0, 0)])[0] for spare in (1, 0, -1)
+    )
+    assert (more.tokens, more.finish) == (tokens, "eos")
+    assert len(more.logprobs) == len(tokens) + 1, "the end of a text is drawn too"
+    assert (exact.tokens, exact.finish) == (tokens, "length")
+    assert (fewer.tokens, fewer.finish) == (tokens[:-1], "length")
+
+
+def test_logprobs_are_those_of_a_plain_forward(ending):
+    requests = [Request(p, 30, 1.3, seed) for seed in range(3) for p in prompts(ending)]
+    for request, completion in zip(requests, ending.generate(requests), strict=True):
+        table = logprobs_of(ending, request.tokens + completion.tokens)[len(request.tokens) - 1 :]
+        wanted = [table[i, token].item() for i, token in enumerate(completion.tokens)]
+        assert completion.logprobs[: len(wanted)] == pytest.approx(wanted, abs=1e-3)
+        assert len(completion.logprobs) == len(wanted) + (completion.finish == "eos")
+        assert completion.logprob == pytest.approx(sum(completion.logprobs))
+
+
+def test_samples_follow_the_distribution(folder):
+    """Chi-square over the likeliest tokens and the rest; 12 degrees, 32.9 has probability 0.001."""
+    engine = TransformersEngine(folder, max_batch=5000, device="cpu")
+    prompt, number, temperature = prompts(engine)[1], 5000, 0.7
+    drawn = engine.generate([Request(prompt, 1, temperature, seed) for seed in range(number)])
+    first = torch.tensor([completion.tokens[0] if completion.tokens else 2 for completion in drawn])
+    expected = (logprobs_of(engine, prompt)[-1] / temperature).softmax(0) * number
+    top = expected.topk(12).indices
+    seen = first.bincount(minlength=len(expected)).float()
+    seen, expected = (torch.cat([x[top], (x.sum() - x[top].sum())[None]]) for x in (seen, expected))
+    assert ((seen - expected) ** 2 / expected).sum() < 32.9
+
+
+# ------------------------------------------------------------------------------ the cache
+
+
+def test_the_roomy_cache_is_the_librarys(engine):
+    model, steps = engine.model, RoomyLayer.SPARE + 20
+    tokens = torch.randint(4, 400, (3, 5 + steps), generator=torch.Generator().manual_seed(0))
+    caches = [make_cache(model.config), DynamicCache(config=model.config)]
+    assert all(type(layer) is RoomyLayer for layer in caches[0].layers)
+    with torch.inference_mode():
+        pieces = [tokens[:, :5], *tokens[:, 5:].split(1, 1)]
+        for number in range(len(pieces)):
+            if number in (10, 11, steps - 5):  # rows leave, change places and come twice
+                index = {10: [2, 0], 11: [0, 1, 1], steps - 5: [1, 2]}[number]
+                pieces = [piece[index] for piece in pieces]
+                for cache in caches:
+                    cache.batch_select_indices(torch.tensor(index))
+            ours, theirs = (
+                model(input_ids=pieces[number], past_key_values=cache, use_cache=True).logits
+                for cache in caches
+            )
+            torch.testing.assert_close(ours, theirs)
+    for ours, theirs in zip(caches[0].layers, caches[1].layers, strict=True):
+        torch.testing.assert_close(ours.keys, theirs.keys)
+        torch.testing.assert_close(ours.values, theirs.values)
+
+
+# ------------------------------------------------------------------------------ scoring
+
+
+def score_requests(engine: TransformersEngine) -> list[ScoreRequest]:
+    """Ragged texts, some of which share a beginning and some of which do not say so."""
+    short, long = engine.encode_prompt("1+2"), engine.encode_prompt("What is 70+80, in eggs?")
+    plus, minus, one = (engine.encode(sign)[0] for sign in "+-1")
+    tails = [engine.encode(text) for text in ("1\n", "12 is it\n3+4=7\n", "#### 150")]
+    requests = [
+        ScoreRequest(head + tail, (len(head), len(head + tail) - 1), (plus, minus), len(head))
+        for head in (short, long)
+        for tail in tails
+    ]
+    whole = long + tails[1]
+    return [
+        *requests,
+        ScoreRequest(whole, (0, 3, len(whole) - 1), (one, plus, minus)),
+        ScoreRequest(short, (len(short) - 1,), (minus, plus)),
+    ]
+
+
+@pytest.mark.parametrize("which", ["all", "sharing", "whole", "each alone"])
+@pytest.mark.parametrize("max_batch", [256, 2])
+def test_scores_are_those_of_a_plain_forward(engine, which, max_batch):
+    engine.max_batch = max_batch
+    requests = score_requests(engine)
+    requests = {"sharing": requests[:-2], "whole": requests[-2:]}.get(which, requests)
+    random.Random(1).shuffle(requests)
+    groups = [[r] for r in requests] if which == "each alone" else [requests]
+    results = [result for group in groups for result in engine.score(group)]
+    for request, result in zip(requests, results, strict=True):
+        table = logprobs_of(engine, request.tokens)[list(request.positions)]
+        wanted = table[:, list(request.options)].log_softmax(-1)
+        assert result.shape == (len(request.positions), len(request.options))
+        torch.testing.assert_close(result, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_scripted_scores_are_normalised_weights():
+    engine = ScriptedEngine(lambda _: [("", 1.0)], lambda text, o: 3.0 if o == text[-1] else 1.0)
+    (result,) = engine.score([ScoreRequest((65, 66), (0, 1), (65, 66))])
+    torch.testing.assert_close(result.exp(), torch.tensor([[0.75, 0.25], [0.25, 0.75]]))
+
+
+# ------------------------------------------------------------------------------ prompts and errors
+
+
+def test_the_plain_prompt_is_that_of_training(engine):
+    assert not engine.chat
+    prompt = engine.encode_prompt("How {many}?")
+    assert prompt[0] == engine.tokenizer.bos_token_id
+    assert engine.decode(prompt) == "Question: How {many}?\nAnswer:\n"
+
+
+def test_a_chat_template_is_used_where_there_is_one(ending, ending_folder):
+    assert ending.chat
+    ending.instruction = "Think."
+    prompt = ending.encode_prompt("How many?")
+    assert prompt.count(ending.tokenizer.bos_token_id) == 1
+    assert ending.decode(prompt) == "[user] Think.\n\nHow many? [assistant] "
+    plain = TransformersEngine(ending_folder, chat=False, device="cpu")
+    assert plain.decode(plain.encode_prompt("How many?")).startswith("Question: How many?")
+
+
+def one_sentence(error: pytest.ExceptionInfo[Exception]) -> str:
+    message = str(error.value)
+    assert "\n" not in message and len(message) < 400
+    return message
+
+
+def test_chat_without_a_template_is_refused(folder):
+    with pytest.raises(ValueError, match="has no chat template: set chat=false") as error:
+        TransformersEngine(folder, chat=True, device="cpu")
+    one_sentence(error)
+
+
+def test_requests_beyond_the_context_are_refused(engine):
+    request = Request(prompts(engine)[0], 5, 0.0, 0)
+    room = engine.context - len(request.tokens)
+    assert len(engine.generate([request._replace(max_tokens=room)])[0].tokens) <= room
+    with pytest.raises(ValueError, match=f"{room + 1} to generate do not fit in the 256") as error:
+        engine.generate([request, request._replace(max_tokens=room + 1)])
+    one_sentence(error)
+
+
+def test_an_empty_prompt_is_refused(engine):
+    with pytest.raises(ValueError, match="at least one prompt token"):
+        engine.generate([Request((), 5, 0.0, 0)])
+
+
+def test_a_missing_model_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match="cannot load a causal language model") as error:
+        TransformersEngine(tmp_path / "nowhere", device="cpu")
+    assert "nowhere" in one_sentence(error)
+
+
+def test_a_folder_without_a_model_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"it has no config\.json") as error:
+        TransformersEngine(tmp_path, device="cpu")
+    one_sentence(error)
+
+
+def test_nothing_asked_is_nothing_given(any_engine):
+    assert any_engine.generate([]) == [] and any_engine.score([]) == []
