@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from evals.report import Cell, Table, print_table
 from mbrl_core import CEM, MPPI, Box, Model, Planner, Transition, generator
+from reasoning.embedded import folder_of
+from reasoning.engines import Request, TransformersEngine
 
 STATE, ACTION, HORIZON, ITERATIONS = 24, 6, 15, 6
 
@@ -75,6 +77,7 @@ def bench(
             )
             rows.append([name, roots, plan * 1e3, bare * 1e3, plan / bare])
     rows += _against_pytorch_mppi(world, model, samples, repeats)
+    rows.append(_decoding(repeats=max(3, repeats // 5)))
     table = Table(
         ["planner", "roots", "ms a plan", "ms of the other", "ratio"],
         rows,
@@ -148,6 +151,27 @@ def _against_pytorch_mppi(
             lambda: own(model, state, rng=generator(0)), lambda: peer.command(state[0]), repeats
         )
     return [["MPPI, 1 iteration, against pytorch-mppi", 1, ours * 1e3, theirs * 1e3, ours / theirs]]
+
+
+def _decoding(repeats: int) -> list[Cell]:
+    """128 samples of 40 tokens with the cache that grows in place and with the library's."""
+    from transformers import DynamicCache
+
+    engine = TransformersEngine(folder_of("embedded", "lm"))
+    prompt = engine.encode_prompt("Tom has 3 apples and buys 4 more. " * 8)
+    requests = [Request(prompt, 40, 1.0, seed) for seed in range(128)]
+    in_place = engine.make_cache
+
+    def decode(make_cache: Callable[..., Any]) -> None:
+        engine.make_cache = make_cache
+        engine.generate(requests)
+
+    ours, theirs = _take_turns(
+        partial(decode, in_place),
+        partial(decode, lambda config: DynamicCache(config=config)),
+        repeats,
+    )
+    return ["decoding, against the library's cache", 128, ours * 1e3, theirs * 1e3, ours / theirs]
 
 
 if __name__ == "__main__":

@@ -62,8 +62,12 @@ def evaluate(
         say: receives progress lines.
 
     Raises:
-        ValueError: the model is of another environment, or `out` holds a run of other arguments.
+        ValueError: the model is of another environment, a number is below 1, or `out` holds a run of
+            other arguments.
     """
+    for name, number in [("episodes", episodes), ("parallel", parallel)]:
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, not {number}")
     world = load_world_model(model)
     if world.env != env:
         raise ValueError(f"the world model {model} was trained for {world.env}, not for {env}")

@@ -78,19 +78,18 @@ def evaluate(
         "aggregate": aggregate, "max_tokens": max_tokens, "budget": dict(budget or {}),
     }  # fmt: skip
     described = {k: v for k, v in (arguments or deciding).items() if k != "out"}
+    if group < 1:
+        raise ValueError(f"group must be at least 1, not {group}")
+    if steps is not None and len(steps) != 2:
+        raise ValueError(f"steps must be [least,greatest], not {steps}")
     least, most = steps or DEFAULT_STEPS
     problems = load_task(task, data=data, split=split, limit=limit, steps=(least, most))
     with RecordStore(out, described) as store:
         if any(problem.id not in store for problem in problems):
-            judge = (
-                None
-                if scorer is None
-                else StepScorer(TransformersEngine(folder_of(scorer, "scorer")))
-            )
             reasoner = Reasoner(
                 engine=TransformersEngine(folder_of(model, "lm")),
                 strategy=strategy,
-                scorer=judge,
+                scorer=load_scorer(scorer),
                 aggregate=aggregate,
                 max_tokens=max_tokens,
             )
@@ -210,7 +209,18 @@ def _graded(thought: Thought, problem: Problem) -> dict[str, Any]:
 
 
 def _complete(plan: Plan, row: int) -> list[tuple[Thought, float]]:
-    """All solutions that the search of one problem met, cut ones included, and their returns."""
+    """All solutions that the search of one problem met, cut ones included, and their returns.
+
+    Where the search completed none, the one that was completed after it is all there is.
+    """
+    found = _met(plan, row)
+    chosen = plan.final[row]
+    if all(thought != chosen for thought, _ in found):
+        found.append((chosen, float(plan.value[row])))
+    return found
+
+
+def _met(plan: Plan, row: int) -> list[tuple[Thought, float]]:
     trace = plan.trace
     if isinstance(trace, Rollout):
         number = trace.returns.shape[1]

@@ -140,12 +140,12 @@ def test_help_names_every_option_with_its_meaning(capsys):
     text = capsys.readouterr().out
     assert "Learn something." in text and not calls
     for expected in (
-        "planner.temperature=0.5",
+        "planner.temperature=0.3",
         "planner.horizon=9",
         "model steps planned ahead",
         "planner=grad_mpc",
         "Cross-entropy method",
-        "frames=30000",
+        "frames=40000",
         "examples",
         "--multirun",
     ):
@@ -238,4 +238,4 @@ def test_importing_configs_is_cheap_and_a_command_runs_from_any_folder(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
     )
-    assert "planner.horizon=20" in done.stdout
+    assert "planner.horizon=16" in done.stdout

@@ -100,7 +100,9 @@ class CEM(SamplingPlanner):
 
     def refit(self, search: Search, actions: Tensor, returns: Tensor) -> tuple[Tensor, Tensor]:
         """See `SamplingPlanner.refit`."""
-        top, index = returns.topk(min(self.elites, returns.shape[1]), 1)
+        # A budget may have cut the candidates: the elites stay the same share of them.
+        elites = max(1, self.elites * returns.shape[1] // self.samples)
+        top, index = returns.topk(elites, 1)
         weights = (top > -torch.inf).to(actions)
         weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
         index = index[:, :, None, None].expand(-1, -1, *actions.shape[2:])

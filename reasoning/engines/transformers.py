@@ -40,6 +40,9 @@ class TransformersEngine:
         device: str | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     ) -> None:
+        from reasoning.engines.cache import make_cache
+
+        self.make_cache = make_cache
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or ("float32" if self.device.type == "cpu" else None)
         self.name = str(model)
@@ -193,8 +196,6 @@ class TransformersEngine:
     ) -> tuple[Any, Tensor, Tensor]:
         """Cache, mask [n, L] and next-token logits [n, V] of n `wanted` prompts, each computed
         once."""
-        from reasoning.engines.cache import make_cache
-
         where = {prompt: i for i, prompt in enumerate(prompts)}
         source = torch.tensor([where[prompt] for prompt in wanted], device=self.device)
         tokens, mask = self._pad(prompts)
@@ -202,7 +203,7 @@ class TransformersEngine:
             input_ids=tokens,
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            past_key_values=make_cache(self.model.config),
+            past_key_values=self.make_cache(self.model.config),
             use_cache=True,
             logits_to_keep=1,
         )

@@ -77,9 +77,17 @@ def test_greedy_takes_the_likeliest_and_is_wrong():
         assert answer.finished
 
 
-@pytest.mark.parametrize("name", SEARCHES)
-def test_searches_find_the_right_answer_where_greedy_fails(name):
-    found = reasoner(STRATEGIES[name])(QUESTIONS, seed=1)
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        tree_of_thoughts(width=3, expand=12),
+        mcts(simulations=40, candidates=12),
+        mcts(simulations=40, candidates=12, choose="vote"),
+    ],
+    ids=SEARCHES,
+)
+def test_searches_find_the_right_answer_where_greedy_fails(strategy):
+    found = reasoner(strategy)(QUESTIONS)
     assert [answer.answer for answer in found] == [total_of(question) for question in QUESTIONS]
 
 

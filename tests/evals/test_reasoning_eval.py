@@ -1,0 +1,197 @@
+"""`python -m evals.reasoning` on a tiny random model: records, resuming, refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import pytest
+
+from configs import cli
+from evals.reasoning import _record, evaluate, summarize
+from mbrl_core import Budget
+from reasoning.reasoner import Reasoner
+from reasoning.strategies import best_of_n, mcts, tree_of_thoughts
+from reasoning.tasks import Problem, generate_problems
+from tests.evals.commands import kill_after_first_record, records_of, start, summary_of, timeless
+from tests.language import Checker, save_tiny_model, scripted, total_of
+
+PROBLEMS = 14
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    ends = range(10, 400, 50)
+    return save_tiny_model(tmp_path_factory.mktemp("lm"), ends=ends, context=512)
+
+
+@pytest.fixture
+def options(model, tmp_path, monkeypatch):
+    """Options of a small run in the folder `run` of an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def options(*more: str, out: str = "run") -> list[str]:
+        plain = [f"model={model}", "scorer=null", "n=4", f"limit={PROBLEMS}", "group=2"]
+        return [*plain, "max_tokens=120", f"out={out}", *more]
+
+    return options
+
+
+def run(argv: list[str]) -> int:
+    return cli.run("evals_reasoning", evaluate, "Answer problems.", argv=argv)
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(options, tmp_path):
+    out, whole = tmp_path / "run", tmp_path / "whole"
+    done = kill_after_first_record(start("evals.reasoning", options(), tmp_path), out)
+    assert 0 < done < PROBLEMS and not (out / "summary.json").exists()
+    kept = records_of(out)
+    again = start("evals.reasoning", options(), tmp_path)
+    output, errors = again.communicate()
+    assert again.returncode == 0, errors
+    assert f"on {PROBLEMS} problems" in output
+    records = records_of(out)
+    ids = [problem.id for problem in generate_problems("test", PROBLEMS, (2, 4), 0)]
+    assert [record["id"] for record in records] == ids
+    assert records[: len(kept)] == kept
+    assert run(options(out="whole")) == 0
+    assert timeless(summary_of(out)) == timeless(summary_of(whole))
+    assert list(map(timeless, records)) == list(map(timeless, records_of(whole)))
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "whole"}
+
+
+def test_records_hold_enough_to_recompute_the_summary(options, tmp_path):
+    assert run(options("limit=4")) == 0
+    records = records_of(tmp_path / "run")
+    assert summarize(records) == summary_of(tmp_path / "run")
+    for record in records:
+        assert len(record["samples"]) == 4 and record["steps"] == 4
+        best = max(sample["value"] for sample in record["samples"])
+        assert record["value"] == best
+        assert record["text"] in [s["text"] for s in record["samples"] if s["value"] == best]
+        assert record["prefilled"] > 0 and record["scored"] == 0 and record["tokens"] > 4
+
+
+def test_a_finished_run_is_left_as_it_is(options, tmp_path, capsys):
+    assert run(options("limit=2")) == 0
+    records = (tmp_path / "run/records.jsonl").read_bytes()
+    assert run(options("limit=2", "model=moved-away")[1:]) == 1  # another model is another run
+    capsys.readouterr()
+    assert run(options("limit=2")) == 0
+    assert (tmp_path / "run/records.jsonl").read_bytes() == records
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("seed=1", "seed was 0, now 1"),
+        ("n=5", "n was 4, now 5, strategy.n was 4, now 5"),
+        ("temperature=0.5", "temperature was 0.8, now 0.5"),
+        ("budget.tokens=9", "budget.tokens was null, now 9"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused(options, capsys, change, told):
+    assert run(options("limit=1")) == 0
+    assert run(options("limit=1", change)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: run holds a run with other arguments: ") and told in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("strategy=best_of_m", "did you mean 'best_of_n'?"),
+        ("strategy.simulatons=3", "unknown option 'strategy.simulatons'"),
+        ("limt=3", "did you mean 'limit'?"),
+        ("budget.token=3", "did you mean 'budget.tokens'?"),
+        ("limit=few", "option 'limit' must be"),
+        ("strategy.n=0", "RandomShooting.samples must be a whole number of at least 1, not 0"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_2_and_names_the_nearest(options, tmp_path, capsys, wrong, told):
+    assert run(options(wrong)) == 2
+    assert told in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("task=gsm8", "did you mean 'gsm8k'?"),
+        ("group=0", "group must be at least 1, not 0"),
+        ("limit=0", "limit must be at least 1, not 0"),
+        ("steps=[2]", "steps must be [least,greatest], not [2]"),
+        ("data=missing.jsonl task=gsm8k", "There is no GSM8K file at missing.jsonl"),
+        ("model=run/nowhere/at/all", "cannot load a causal language model"),
+        ("aggregate=sum", "aggregate"),
+    ],
+)
+def test_what_cannot_be_run_is_told_in_one_sentence(options, capsys, wrong, told):
+    assert run(options(*wrong.split())) in (1, 2)
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert told in error
+
+
+def test_gsm8k_files_in_the_original_format(options, tmp_path):
+    rows = [
+        ("How many eggs are 3 and 4?", "They are <<3+4=7>>7 eggs.\n#### 7"),
+        ("And 1000 times 2?", "It is 1000*2=<<1000*2=2000>>2,000.\n#### 2,000"),
+        ("And none?", "None.\n#### 0"),
+    ]
+    with open("test.jsonl", "w") as file:
+        for question, answer in rows:
+            file.write(json.dumps({"question": question, "answer": answer}) + "\n")
+    assert run(options("task=gsm8k", "data=test.jsonl", "strategy=self_consistency")) == 0
+    records = records_of(tmp_path / "run")
+    assert [record["question"] for record in records] == [question for question, _ in rows]
+    assert [record["reference"] for record in records] == ["7", "2000", "0"]
+    assert summary_of(tmp_path / "run")["problems"] == 3
+
+
+# ------------------------------------------------------------------------------ records
+
+
+def plan_records(strategy, problems, **options):
+    asking = Reasoner(engine=scripted(), strategy=strategy, scorer=Checker())
+    plan = asking.plan([problem.question for problem in problems], **options)
+    return [_record(plan, row, problem) | {"seconds": 0} for row, problem in enumerate(problems)]
+
+
+SUMS = [Problem(q, q, total_of(q)) for q in ("3+4+5", "10+20", "1+2+3+4", "7+7+7")]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "budget"),
+    [
+        (best_of_n(n=6), None),
+        (mcts(simulations=20), None),
+        (mcts(simulations=20), Budget(tokens=80)),
+        (tree_of_thoughts(), None),
+        (tree_of_thoughts(), Budget(tokens=1)),
+        (tree_of_thoughts(depth=1), None),
+    ],
+)
+def test_the_chosen_solution_is_one_of_the_samples(strategy, budget):
+    """So `any`, the share of problems with a right sample, is never below the accuracy."""
+    records = plan_records(strategy, SUMS, budget=budget)
+    for record in records:
+        assert record["text"] in [sample["text"] for sample in record["samples"]]
+        texts = [sample["text"] for sample in record["samples"]]
+        assert all(re.search(r"#### \d+\n|That is \d+\.", text) for text in texts)
+    summary = summarize(records)
+    assert summary["any"] >= summary["accuracy"]["mean"]
+    assert summary["any"] >= summary["mean"]
+
+
+def test_a_cut_solution_is_no_answer_and_wrong_by_every_grader():
+    asking = Reasoner(engine=scripted(), strategy=best_of_n(n=2), max_tokens=5)
+    record = _record(asking.plan(["3+4"]), 0, Problem("a", "3+4", "3"))
+    assert record["text"].startswith("3+4=") and record["answer"] is None
+    assert not (record["strict"] or record["flexible"] or record["numeric"])
+    assert [(s["answer"], s["correct"]) for s in record["samples"]] == [(None, False)] * 2
+    assert summarize([record | {"seconds": 1}])["unparsed"] == 1
+    assert math.isclose(record["value"], 0)
