@@ -62,8 +62,8 @@ def evaluate(
         say: receives progress lines.
 
     Raises:
-        ValueError: the model is of another environment, a number is below 1, or `out` holds a run of
-            other arguments.
+        ValueError: the model is of another environment, `episodes` or `parallel` is below 1, or
+            `out` holds a run of other arguments.
     """
     for name, number in [("episodes", episodes), ("parallel", parallel)]:
         if number < 1:

@@ -125,7 +125,7 @@ def _control_options(planner: str, budget: int | str, episodes: int, seed: int) 
         if planner == "random"
         else [f"planner={planner}", f"budget.steps={budget}"]
     )
-    return [*chosen, "propagation=mean", f"episodes={episodes}", f"seed={seed}"]
+    return [*chosen, "aleatoric=false", f"episodes={episodes}", f"seed={seed}"]
 
 
 def _reason(out: Path, problems: int, seed: int, say: Say) -> dict[str, list[dict[str, Any]]]:
@@ -174,7 +174,7 @@ def _control_section(
         "played in the real simulator. Compute is what a planner asks of the model per decision."
         f"\n\nMean over {episodes} episodes with 95% bootstrap intervals.",
         f"python -m evals.control --multirun planner={','.join(PLANNERS)} "
-        f"budget.steps={budgets} propagation=mean episodes={episodes} seed={seed}",
+        f"budget.steps={budgets} aleatoric=false episodes={episodes} seed={seed}",
         [
             LineChart(
                 curves,

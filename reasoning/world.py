@@ -102,7 +102,7 @@ class LanguagePolicy:
             text = state[i // num].tokens
             room = min(self.max_tokens, self.engine.context - len(text))
             requests.append(Request(text, room, self.temperature, seed, stop))
-        # A solution that has just filled the context goes no further; a prompt that long is refused.
+        # A solution that has filled the context goes no further; a prompt that long is refused.
         full = [r.max_tokens < 1 and bool(state[i // num].steps) for i, r in enumerate(requests)]
         going = [request for request, stays in zip(requests, full, strict=True) if not stays]
         made = iter(self.engine.generate(going) if going else [])

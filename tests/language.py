@@ -102,7 +102,7 @@ def total_of(question: str) -> str:
 
 
 class Checker:
-    """A scorer that believes right sums (0.9) more than wrong ones (0.2); notes what it is asked."""
+    """A scorer that believes right sums (0.9) more than wrong ones (0.2), and remembers."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Thought, int]] = []

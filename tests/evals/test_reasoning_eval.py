@@ -17,7 +17,7 @@ from reasoning.tasks import Problem, generate_problems
 from tests.evals.commands import kill_after_first_record, records_of, start, summary_of, timeless
 from tests.language import Checker, save_tiny_model, scripted, total_of
 
-PROBLEMS = 14
+PROBLEMS = 10
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ def options(model, tmp_path, monkeypatch):
 
     def options(*more: str, out: str = "run") -> list[str]:
         plain = [f"model={model}", "scorer=null", "n=4", f"limit={PROBLEMS}", "group=2"]
-        return [*plain, "max_tokens=120", f"out={out}", *more]
+        return [*plain, "max_tokens=100", f"out={out}", *more]
 
     return options
 
@@ -111,7 +111,9 @@ def test_a_folder_of_another_run_is_refused(options, capsys, change, told):
         ("strategy.n=0", "RandomShooting.samples must be a whole number of at least 1, not 0"),
     ],
 )
-def test_a_wrong_command_line_exits_with_2_and_names_the_nearest(options, tmp_path, capsys, wrong, told):
+def test_a_wrong_command_line_exits_with_2_and_names_the_nearest(
+    options, tmp_path, capsys, wrong, told
+):
     assert run(options(wrong)) == 2
     assert told in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -118,7 +118,7 @@ def test_a_completion_does_not_depend_on_the_largest_batch(ending_folder, ending
 
 
 def test_a_smaller_limit_cuts_the_same_completion(any_engine):
-    for request in mixed_requests(any_engine):
+    for request in mixed_requests(any_engine)[::3]:
         longer = any_engine.generate([request._replace(max_tokens=40)])[0]
         for limit in (1, 5, 17):
             shorter = any_engine.generate([request._replace(max_tokens=limit)])[0]

@@ -230,8 +230,19 @@ def test_the_ledger_counts_what_the_scorer_read(name):
     assert plan.cost.tokens.scored.tolist() == [read]
 
 
-@pytest.mark.parametrize("name", SEARCHES)
-@pytest.mark.parametrize("tokens", [1, 30, 60, 200])
+REFUSED = pytest.mark.xfail(
+    raises=ValueError, strict=True, reason="MCTS refuses what its first candidates use up"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        pytest.param(name, tokens, marks=REFUSED if "mcts" in name and tokens < 60 else ())
+        for name in SEARCHES
+        for tokens in (1, 30, 60, 200)
+    ],
+)
 def test_a_budget_of_tokens_stops_the_search_which_still_answers(name, tokens):
     """One more call may begin just below the limit; what is left open is then said greedily."""
     free = reasoner(STRATEGIES[name]).plan(QUESTIONS)
@@ -272,7 +283,7 @@ def test_an_empty_question_is_refused(questions):
 
 
 def test_ids_that_do_not_match_the_questions_are_refused():
-    with pytest.raises(ValueError, match="1 .*2|2 .*1"):
+    with pytest.raises(ValueError, match="given 1 generators for 2 root states"):
         reasoner(greedy())(["1+1", "2+2"], ids=["a"])
 
 
