@@ -132,7 +132,7 @@ def load_world_model(path: str | Path) -> WorldModel:
     Raises:
         CheckpointError (a ValueError): the file is missing, damaged or something else.
     """
-    path = _find(path)
+    path = find_world_model(path)
     payload = checkpoints.load(path, KIND)
     try:
         metadata = json.loads(payload["metadata"])
@@ -155,7 +155,11 @@ def load_world_model(path: str | Path) -> WorldModel:
     )
 
 
-def _find(path: str | Path) -> Path:
+def find_world_model(path: str | Path) -> Path:
+    """The file of a world model given by path or by the name it has in the package.
+
+    Raises CheckpointError where there is neither.
+    """
     shipped = PRETRAINED / f"{path}.pt"
     if not Path(path).exists() and shipped.is_file():
         return shipped

@@ -20,9 +20,9 @@ from torch import Tensor
 from control.ensemble import Propagation
 from control.envs import VectorEnv
 from control.episodes import run_episodes
-from control.world_model import WorldModel, load_world_model
-from evals.records import RecordStore
-from evals.stats import mean_interval
+from control.world_model import WorldModel, find_world_model, load_world_model
+from evals.records import RecordStore, fingerprint
+from evals.stats import t_interval
 from mbrl_core import Budget, Carry, Cost, Planner, generator
 
 SEED_STEP = 1_000_003  # keeps the episodes' seeds of different runs apart
@@ -77,6 +77,7 @@ def evaluate(
         "budget": dict(budget or {}),
     }  # fmt: skip
     described = {k: v for k, v in (arguments or deciding).items() if k != "out"}
+    described["weights"] = fingerprint(find_world_model(model))
     limits = Budget(**(budget or {}))  # type: ignore[arg-type]
     with RecordStore(out, described) as store:
         for first in range(0, episodes, parallel):
@@ -108,8 +109,8 @@ def evaluate(
 
 
 def summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean return with its 95% interval over episodes, and what a decision cost on average."""
-    estimate = mean_interval([r["return"] for r in records], np.random.default_rng(0))
+    """Mean return with its 95% t interval over episodes, and what a decision cost on average."""
+    estimate = t_interval([record["return"] for record in records])
     costs = ("steps_per_decision", "gradients_per_decision", "seconds_per_decision")
     return {
         "episodes": len(records),

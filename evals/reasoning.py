@@ -8,6 +8,7 @@ the same arguments it answers what is missing.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,15 +16,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from evals.records import RecordStore
-from evals.stats import mean_interval
+from evals.records import RecordStore, fingerprint
+from evals.stats import wilson_interval
 from mbrl_core import Budget, Plan, Rollout
 from reasoning.embedded import folder_of
-from reasoning.engines import TransformersEngine
+from reasoning.engines import Engine, TransformersEngine
 from reasoning.grading import GRADERS
 from reasoning.reasoner import Reasoner
 from reasoning.scorers import StepScorer
-from reasoning.strategies import Strategy
+from reasoning.strategies import Strategy, answer_of
 from reasoning.tasks import DEFAULT_STEPS, Problem, load_task
 from reasoning.world import Aggregate, Thought
 
@@ -33,7 +34,7 @@ def evaluate(
     task: str,
     strategy: Strategy,
     model: str = "embedded",
-    scorer: str | None = "embedded",
+    scorer: str | None = "auto",
     data: str | None = None,
     split: Literal["train", "test"] = "test",
     limit: int | None = None,
@@ -53,7 +54,8 @@ def evaluate(
         task: `gsm8k` or `generated`.
         strategy: how to search, from `reasoning.strategies`.
         model: a folder or hub name of a causal language model; `embedded` comes with the package.
-        scorer: the same of a step scorer; null scores a solution by its tokens' mean probability.
+        scorer: the same of a step scorer; null scores a solution by its tokens' mean probability;
+            auto is `embedded` for the embedded model and null for any other.
         data: a local file or hub name of the task, where it needs one.
         split: train or test.
         limit: answer only the first so many problems.
@@ -82,6 +84,10 @@ def evaluate(
         raise ValueError(f"group must be at least 1, not {group}")
     if steps is not None and len(steps) != 2:
         raise ValueError(f"steps must be [least,greatest], not {steps}")
+    if scorer == "auto":
+        scorer = "embedded" if model == "embedded" else None
+    described["weights"] = fingerprint(folder_of(model, "lm"))
+    described["scorer_weights"] = scorer and fingerprint(folder_of(scorer, "scorer"))
     least, most = steps or DEFAULT_STEPS
     problems = load_task(task, data=data, split=split, limit=limit, steps=(least, most))
     with RecordStore(out, described) as store:
@@ -125,6 +131,9 @@ def _answer_all(
         together = problems[first : first + group]
         if all(problem.id in store for problem in together):
             continue
+        together = [p for p in together if _fits(reasoner.engine, p, store)]
+        if not together:
+            continue
         started = time.perf_counter()
         plan = reasoner.plan(
             [problem.question for problem in together],
@@ -144,21 +153,33 @@ def _answer_all(
         )
 
 
+def _fits(engine: Engine, problem: Problem, store: RecordStore) -> bool:
+    """Whether a question leaves room to answer it; if not, that is recorded."""
+    length = len(engine.encode_prompt(problem.question))
+    if length < engine.context:
+        return True
+    if problem.id not in store:
+        reason = f"a prompt of {length} tokens fills the model's {engine.context}"
+        store.append(problem.id, _failure(problem, reason))
+    return False
+
+
 def summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
     """Accuracy by each grader, what the samples held, and what a problem cost on average.
 
     `accuracy` is that of the chosen solution by the numeric grader; `any` the share of problems of
     which some complete solution is right, `mean` the average share of right ones.
     """
-    correct = [float(record["numeric"]) for record in records]
+    correct = [bool(record["numeric"]) for record in records]
 
     def average(name: str) -> float:
         return float(np.mean([record[name] for record in records]))
 
     return {
         "problems": len(records),
-        "accuracy": mean_interval(correct, np.random.default_rng(0))._asdict(),
+        "accuracy": wilson_interval(sum(correct), len(correct))._asdict(),
         **{grader: average(grader) for grader in GRADERS},
+        "failed": sum("failed" in record for record in records),
         "unparsed": float(np.mean([record["answer"] is None for record in records])),
         "any": float(np.mean([any(s["correct"] for s in r["samples"]) for r in records])),
         "mean": float(
@@ -178,7 +199,7 @@ def _record(plan: Plan, row: int, problem: Problem) -> dict[str, Any]:
         "reference": problem.answer,
         "text": thought.text,
         **_graded(thought, problem),
-        "value": float(plan.value[row]),
+        "value": _finite(float(plan.value[row])),
         "tokens": int(tokens.decoded[row]),
         "prefilled": int(tokens.prefilled[row]),
         "scored": int(tokens.scored[row]),
@@ -188,7 +209,7 @@ def _record(plan: Plan, row: int, problem: Problem) -> dict[str, Any]:
                 "text": sample.text,
                 "answer": _graded(sample, problem)["answer"],
                 "correct": _graded(sample, problem)["numeric"],
-                "value": value,
+                "value": _finite(value),
                 "scores": list(sample.scores),
                 "logprob": sample.logprob,
             }
@@ -203,9 +224,24 @@ def _graded(thought: Thought, problem: Problem) -> dict[str, Any]:
         return {"answer": None, **dict.fromkeys(GRADERS, False)}
     grades = {name: grader(thought.text, problem.answer) for name, grader in GRADERS.items()}
     return {
-        "answer": grades["numeric"].extracted,
-        **{name: bool(g.correct) for name, g in grades.items()},
+        "answer": answer_of(thought),
+        **{name: bool(grade.correct) for name, grade in grades.items()},
     }
+
+
+def _failure(problem: Problem, reason: str) -> dict[str, Any]:
+    """The record of a problem that could not be put to the model: no answer, and why."""
+    costs = dict.fromkeys(("tokens", "prefilled", "scored", "steps"), 0)
+    return {
+        "question": problem.question, "reference": problem.answer, "text": "", "answer": None,
+        **dict.fromkeys(GRADERS, False), "value": None, **costs, "samples": [], "seconds": 0.0,
+        "failed": reason,
+    }  # fmt: skip
+
+
+def _finite(value: float) -> float | None:
+    """A value for a record; None for the -inf of a solution that was cut."""
+    return value if math.isfinite(value) else None
 
 
 def _complete(plan: Plan, row: int) -> list[tuple[Thought, float]]:

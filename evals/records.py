@@ -160,6 +160,25 @@ def load_run(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return _arguments(path), list(read_records(Path(folder) / RECORDS))
 
 
+def fingerprint(path: str | Path) -> str | None:
+    """Twelve hexadecimal digits of a model's weights, so that a run notices when they change.
+
+    Read are size, first and last megabyte of the file, or of each weight file in the folder. None
+    where nothing is there, as for a hub name.
+    """
+    path = Path(path)
+    kinds = {".safetensors", ".bin", ".pt"}
+    files = [path] if path.is_file() else sorted(f for f in path.glob("*") if f.suffix in kinds)
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        with file.open("rb") as weights:
+            digest.update(f"{file.name}:{size}".encode() + weights.read(2**20))
+            weights.seek(max(0, size - 2**20))
+            digest.update(weights.read())
+    return digest.hexdigest()[:12] if files else None
+
+
 def hash_arguments(arguments: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits that depend on the arguments' values and not on their order.
 

@@ -51,6 +51,7 @@ class Proposal(NamedTuple):
     actions: Rows  # R*K rows; candidate k of state r is row r*K + k
     log_prior: Tensor  # [R, K]; any constant may be added per state; -inf marks an empty slot
     tokens: Tokens | None = None
+    drawn: Tensor | None = None  # [R] candidates drawn, where equal ones were merged
 
 
 @runtime_checkable

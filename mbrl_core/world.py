@@ -50,6 +50,7 @@ class World:
             )
         self._started = time.perf_counter()
         self._calls = 0
+        self._booked: dict[str, int] = {}
         self._ledger = {name: torch.zeros(self.roots, dtype=torch.int64) for name in _COUNTS}
 
     # Calling the model
@@ -90,8 +91,12 @@ class World:
             )
         _expect("Policy.propose", "actions", rows.count(proposal.actions), total * shape[1])
         drawn = (proposal.log_prior > -torch.inf).sum(1)
-        self._count("proposals", total, roots, drawn)
+        self._count("proposals", total, roots, drawn if proposal.drawn is None else proposal.drawn)
         self._called(proposal.tokens, total, roots)
+        if isinstance(self.model.action_space, Box) and isinstance(proposal.actions, Tensor):
+            low, high = (bound.to(proposal.actions) for bound in self.model.action_space)
+            clipped = torch.minimum(torch.maximum(proposal.actions, low), high)
+            proposal = proposal._replace(actions=clipped)
         return proposal
 
     def value(self, state: Rows, roots: Tensor | None = None) -> Tensor:
@@ -161,12 +166,21 @@ class World:
         return limit - self._ledger["decoded" if unit == "tokens" else unit]
 
     def affordable(self, num: int, **each: int) -> int:
-        """How many of `num` candidates fit every root's budget, at `each` units per candidate."""
+        """How many of `num` candidates fit the budget, at up to `each` units per candidate.
+
+        What `book` has set aside counts, not what was spent: a candidate that ended early saves its
+        root steps, and must not change how many candidates the whole batch gets.
+        """
         for unit, amount in each.items():
-            left = self.left(unit)
-            if left is not None and amount > 0:
-                num = min(num, int(left.min()) // amount)
+            limit = getattr(self.budget, unit)
+            if limit is not None and amount > 0:
+                num = min(num, (limit - self._booked.get(unit, 0)) // amount)
         return 0 if self.out_of_time() else max(num, 0)
+
+    def book(self, num: int, **each: int) -> None:
+        """Set aside `num` times `each` units of every root's budget."""
+        for unit, amount in each.items():
+            self._booked[unit] = self._booked.get(unit, 0) + num * amount
 
     def calls_left(self, num: int) -> bool:
         """Whether `num` more batched calls are allowed."""

@@ -9,6 +9,7 @@ An answer that cannot be extracted is ``None``; it is never taken for 0, and nev
 
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from difflib import get_close_matches
 from fractions import Fraction
 from typing import NamedTuple
@@ -83,6 +84,11 @@ def _same_number(extracted: str, reference: str) -> bool:
     if wanted is None:
         raise ValueError(f"the reference answer {reference!r} holds no number")
     return Fraction(extracted) == Fraction(wanted)
+
+
+def shortest(number: str) -> str:
+    """One spelling for each number: ``18.0`` and ``18.00`` become ``18``."""
+    return format(Decimal(number).normalize() + 0, "f")
 
 
 class Grader(NamedTuple):

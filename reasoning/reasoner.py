@@ -12,8 +12,7 @@ import torch
 from mbrl_core import Budget, Listener, Model, Plan, RandomShooting, Rng, generator
 from mbrl_core.rows import take
 from reasoning.engines.base import Engine
-from reasoning.grading import extract_numeric
-from reasoning.strategies import Strategy
+from reasoning.strategies import Strategy, answer_of
 from reasoning.world import Aggregate, LanguagePolicy, Scorer, TextWorld, Thought, text_model
 
 
@@ -59,7 +58,7 @@ class Reasoner:
         return [
             Answer(
                 text=thought.text,
-                answer=extract_numeric(thought.text) if thought.finish == "answered" else None,
+                answer=answer_of(thought),
                 finished=thought.finish == "answered",
                 score=float(plan.value[row]),
                 tokens=int(cost.tokens.decoded[row]),

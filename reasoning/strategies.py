@@ -18,7 +18,8 @@ from mbrl_core import (
     Vote,
     WeightedVote,
 )
-from reasoning.grading import extract_numeric
+from reasoning.grading import extract_numeric, shortest
+from reasoning.world import Thought
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +38,22 @@ class Strategy:
     merge: bool = False
 
 
-def answers(thoughts: Rows) -> list[str | None]:
-    """What each solution votes for: its number, or None where it is unfinished or has none."""
-    return [
-        extract_numeric(thought.text) if thought.finish == "answered" else None
-        for thought in thoughts
-    ]
+@dataclass(frozen=True)
+class FinalNumber:
+    """What each solution votes for: its number, or None where it is unfinished or has none.
+
+    One number is one candidate, however it is written: 18, 18.0 and $18.
+    """
+
+    def __call__(self, thoughts: Rows) -> list[str | None]:
+        """See `mbrl_core.reducers.Key`."""
+        return [answer_of(thought) for thought in thoughts]
+
+
+def answer_of(thought: Thought) -> str | None:
+    """The number a finished solution ends with, in its shortest form; else None."""
+    found = extract_numeric(thought.text) if thought.finish == "answered" else None
+    return None if found is None else shortest(found)
 
 
 def greedy() -> Strategy:
@@ -52,7 +63,7 @@ def greedy() -> Strategy:
 
 def self_consistency(n: int = 16, temperature: float = 0.8) -> Strategy:
     """The majority answer of n samples (Wang et al. 2022)."""
-    return _sampled(n, temperature, Vote(answers))
+    return _sampled(n, temperature, Vote(FinalNumber()))
 
 
 def best_of_n(n: int = 16, temperature: float = 0.8) -> Strategy:
@@ -62,7 +73,7 @@ def best_of_n(n: int = 16, temperature: float = 0.8) -> Strategy:
 
 def weighted_vote(n: int = 16, temperature: float = 0.8) -> Strategy:
     """The answer whose samples have the highest sum of scores (Li et al. 2023)."""
-    return _sampled(n, temperature, WeightedVote(answers))
+    return _sampled(n, temperature, WeightedVote(FinalNumber()))
 
 
 def tree_of_thoughts(
@@ -87,7 +98,7 @@ def mcts(
     """
     if choose not in ("best", "vote"):
         raise ValueError(f"choose must be best or vote, not {choose!r}")
-    reduce: Reducer = Argmax() if choose == "best" else WeightedVote(answers)
+    reduce: Reducer = Argmax() if choose == "best" else WeightedVote(FinalNumber())
     planner = MCTS(
         simulations=simulations,
         candidates=candidates,

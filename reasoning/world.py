@@ -110,7 +110,8 @@ class LanguagePolicy:
         options = [self._continuation(completion) for completion in completions]
         groups = [options[i : i + num] for i in range(0, len(options), num)]
         proposal = _merged(groups) if self.merge else _listed(groups)
-        return proposal._replace(tokens=_spent(completions, num))
+        drawn = torch.full((len(state),), num)
+        return proposal._replace(tokens=_spent(completions, num), drawn=drawn)
 
     def _continuation(self, completion: Completion) -> Continuation:
         """Cut into steps at newlines; nothing is kept after a closing line."""
@@ -182,9 +183,10 @@ class TextWorld:
     """Dynamics and value of text: append the steps, score the new ones, end at the answer.
 
     A finished solution earns its score as the reward of its last step, which ends the episode; a
-    cut one earns 0. The value of an unfinished one is its score so far, a potential that stands for
-    the score it will end with. The score is the `aggregate` of the step scores of `scorer`; without
-    a scorer it is the geometric mean of the probabilities of the solution's tokens.
+    cut one earns -inf: it has no score, and is never chosen while there is anything else. The value
+    of an unfinished one is its score so far, a potential that stands for the score it will end
+    with. The score is the `aggregate` of the step scores of `scorer`; without a scorer it is the
+    geometric mean of the probabilities of the solution's tokens.
     """
 
     scorer: Scorer | None = None
@@ -209,7 +211,7 @@ class TextWorld:
                 t._replace(scores=t.scores + s) for t, s in zip(thoughts, scores, strict=True)
             ]
             scored = torch.tensor(read)
-        reward = [self.score(t) if t.finish == "answered" else 0.0 for t in thoughts]
+        reward = [self._reward(thought) for thought in thoughts]
         going = [float(t.finish == "open") for t in thoughts]
         none = torch.zeros_like(scored)
         return Transition(
@@ -227,6 +229,11 @@ class TextWorld:
         if self.scorer is not None:
             return _AGGREGATES[self.aggregate](thought.scores) if thought.scores else 0.0
         return math.exp(thought.logprob / sum(len(step.tokens) for step in thought.steps))
+
+    def _reward(self, thought: Thought) -> float:
+        if thought.finish == "cut":
+            return -math.inf
+        return self.score(thought) if thought.finish == "answered" else 0.0
 
     def _append(self, thought: Thought, action: Continuation) -> Thought:
         steps = thought.steps + action.steps

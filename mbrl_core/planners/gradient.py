@@ -62,6 +62,7 @@ class GradMPC(TrajectoryPlanner):
         frozen, rollout = draws.fork(world.rng), None
         for i in range(self.iterations + 1):
             last = i == self.iterations or not self._two_more(world, samples)
+            self.book(world, samples, gradients=0 if last else self.horizon * self.particles)
             world.rng = draws.copy(frozen)
             rollout, gradient = self._evaluate(world, state, actions, with_gradient=not last)
             returns = only_finite(rollout.returns)

@@ -10,7 +10,7 @@ from torch import Tensor
 from mbrl_core import rows
 from mbrl_core.forest import Forest
 from mbrl_core.planners.selection import PUCT, NodeStats, Selection
-from mbrl_core.planners.shooting import check_counts
+from mbrl_core.planners.shooting import check_counts, only_finite
 from mbrl_core.reducers import Reducer, first_max
 from mbrl_core.types import Budget, Carry, Event, Listener, Model, Plan, Rng, Rows
 from mbrl_core.world import World
@@ -55,7 +55,8 @@ class MCTS:
     ) -> tuple[Plan, Carry]:
         """See `Planner`. There is no warm start: the carry is None.
 
-        Raises ValueError where the budget does not allow a single simulation.
+        Raises ValueError where the budget does not allow a single simulation. A root whose policy
+        proposes nothing stays where it is, with `Plan.valid` False.
         """
         world = World("MCTS", model, state, rng=rng, budget=budget, needs=("policy",))
         grove = _Grove(world, state, self.simulations, self.candidates)
@@ -64,7 +65,9 @@ class MCTS:
             grove.ask(everyone, torch.zeros_like(everyone))
         noise = self.selection.noise(grove.logits[:, 0], rng)
         for simulation in range(self.simulations):
-            who = self._searching(world).to(world.device).nonzero().squeeze(1)
+            # What asking for the roots' candidates took does not stop the first from being tried.
+            first = grove.asked[:, 0] & (grove.size == 1) & (simulation == 0)
+            who = (first | self._searching(world).to(world.device)).nonzero().squeeze(1)
             if len(who) == 0:
                 break
             node, slot = self._select(grove, who, noise, simulation)
@@ -100,11 +103,9 @@ class MCTS:
             choice = self._choose(grove, roots, here, noise, simulation)
             slot[walking] = choice
             child = grove.children[roots, here, choice.clamp(min=0)]
-            walking, child = (
-                walking[(choice >= 0) & (child >= 0)],
-                child[(choice >= 0) & (child >= 0)],
-            )
-            node[walking], slot[walking] = child, -1
+            down = (choice >= 0) & (child >= 0)
+            walking = walking[down]
+            node[walking], slot[walking] = child[down], -1
         new = (~grove.asked[who, node] & ~grove.ended[who, node]).nonzero().squeeze(1)
         new = new[grove.depth[who[new], node[new]] < deepest]
         if len(new):
@@ -126,16 +127,14 @@ class MCTS:
         return torch.where(best > -torch.inf, choice, -1)
 
     def _finish(self, world: World, grove: _Grove, everyone: Tensor, noise: Tensor) -> Plan:
-        if grove.actions is None or bool((grove.size == 1).any()):
+        if grove.actions is None or bool((grove.size == 1).all()):
             raise ValueError(
-                "MCTS: the budget does not allow one simulation of every root, or nothing was "
-                "proposed"
+                "MCTS: the budget does not allow one simulation, or nothing was proposed"
             )
         node, value = self._principal(grove, everyone, noise)
         if self.reduce is not None:
             used = torch.arange(grove.capacity, device=world.device) < grove.size.unsqueeze(1)
-            score = torch.where(used & grove.ended, grove.score(), -torch.inf)
-            score = torch.where(torch.isfinite(score), score, -torch.inf)
+            score = torch.where(used & grove.ended, only_finite(grove.score()), -torch.inf)
             chosen, worth = self.reduce(score, grove.states)
             some = (score > -torch.inf).any(1)
             node, value = torch.where(some, chosen, node), torch.where(some, worth, value)

@@ -15,6 +15,8 @@ from mbrl_core.rollouts import simulate_actions
 from mbrl_core.types import Event, Listener, Rollout, Rows
 from mbrl_core.world import Bounds, World
 
+FEW = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingPlanner(TrajectoryPlanner):
@@ -44,9 +46,12 @@ class SamplingPlanner(TrajectoryPlanner):
         """See `TrajectoryPlanner.improve`."""
         rollout = None
         for i in range(self.iterations):
-            samples = self.affordable(world, self.samples)
+            # A budget is spread over the iterations left, in no smaller parts than FEW candidates.
+            most = self.affordable(world, self.samples * (self.iterations - i))
+            samples = min(self.samples, most, max(most // (self.iterations - i), FEW))
             if samples < 1:
                 break
+            self.book(world, samples)
             actions = self._sample(world, bounds, search, samples)
             rollout = simulate_actions(world, state, actions, self.particles)
             returns = only_finite(rollout.returns)
@@ -100,9 +105,10 @@ class CEM(SamplingPlanner):
 
     def refit(self, search: Search, actions: Tensor, returns: Tensor) -> tuple[Tensor, Tensor]:
         """See `SamplingPlanner.refit`."""
-        # A budget may have cut the candidates: the elites stay the same share of them.
-        elites = max(1, self.elites * returns.shape[1] // self.samples)
-        top, index = returns.topk(elites, 1)
+        # A budget may have cut the candidates: the elites stay the same share of them. One alone
+        # would leave no spread.
+        share = self.elites * returns.shape[1] // self.samples
+        top, index = returns.topk(min(self.elites, returns.shape[1], max(2, share)), 1)
         weights = (top > -torch.inf).to(actions)
         weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
         index = index[:, :, None, None].expand(-1, -1, *actions.shape[2:])

@@ -74,6 +74,11 @@ class RandomShooting:
             "steps": self.horizon * self.particles,
             "proposals": 0 if open_loop else self.horizon,
         }
+        if world.budget.tokens is not None and self.horizon == 1:
+            raise ValueError(
+                "RandomShooting of horizon 1 draws all its samples in one step, where a token "
+                "budget cannot stop it: set samples instead"
+            )
         calls = self.horizon * (1 if open_loop else 2) + (model.value is not None)
         samples = world.affordable(self.samples, **cost)
         if samples < 1 or not world.calls_left(calls):

@@ -127,6 +127,10 @@ class TrajectoryPlanner:
             return 0
         return world.affordable(samples + reserve, steps=rows_each, **more) - reserve
 
+    def book(self, world: World, samples: int, **more: int) -> None:
+        """Set aside what an iteration of `samples` candidates may cost."""
+        world.book(samples, steps=self.horizon * self.particles, **more)
+
     def _finish(
         self, world: World, bounds: Bounds, state: Rows, search: Search, rollout: Rollout | None
     ) -> tuple[Plan, WarmStart]:

@@ -241,8 +241,7 @@ def test_check_planner_names_the_broken_law(fault: str, sentence: str) -> None:
         check_planner(Careless(fault), *WORLDS["tensors"])
 
 
-def test_check_planner_sees_an_action_outside_the_bounds() -> None:
+def test_what_a_policy_proposes_is_brought_inside_the_bounds() -> None:
     model, state = WORLDS["differentiable"]
     narrow = model._replace(action_space=Box(torch.tensor([-0.1]), torch.tensor([0.1])))
-    with pytest.raises(AssertionError, match=r"inside the bounds|outside its bounds"):
-        check_planner(ANYWHERE["best_of_n"], narrow, state)
+    check_planner(ANYWHERE["best_of_n"], narrow, state)

@@ -11,11 +11,13 @@ import torch
 from mbrl_core import generator
 from reasoning.engines import Completion, Request, ScoreRequest, ScriptedEngine, TransformersEngine
 from reasoning.scorers import StepScorer
-from reasoning.strategies import answers
+from reasoning.strategies import FinalNumber
 from reasoning.training.scorer import tagged
 from reasoning.training.tokenizer import PROMPT, STEP_TAG
 from reasoning.world import Continuation, LanguagePolicy, Step, TextWorld, Thought
 from tests.language import Checker, recite, save_tiny_model, scripted
+
+answers = FinalNumber()
 
 QUESTIONS = ["3+4+5", "10+20", "1+2+3+4"]
 
@@ -111,7 +113,7 @@ def test_what_reaches_its_limit_is_cut_and_is_no_answer(unit, text):
     (action,) = policy.propose([state], 1, rng=gen()).actions
     ((state,), reward, discount, _) = TextWorld().step([state], [action], rng=gen())
     assert state.finish == "cut" and state.text == text[:8]
-    assert (reward.item(), discount.item()) == (0, 0)
+    assert (reward.item(), discount.item()) == (-math.inf, 0)
     assert answers([state]) == [None]
 
 
