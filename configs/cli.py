@@ -93,7 +93,7 @@ def run(
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in OWN_PACKAGES:
             raise
-        needed = f"{error.name} is not installed: pip install 'one-planner[all]' brings everything"
+        needed = f"{error.name} is not installed: see Installing in the README"
         return _explain(ValueError(needed), 1, "--traceback" in flags)
     except BrokenPipeError:
         # The reader left (`| head`); what Python still wants to flush has nowhere to go.

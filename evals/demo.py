@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,13 +28,21 @@ from evals.report import (
     tree_view,
     write_report,
 )
-from evals.stats import Estimate, best_of_k, maj_at_k, mean_interval
+from evals.stats import (
+    Estimate,
+    best_of_k,
+    maj_at_k,
+    mean_interval,
+    paired_difference,
+    wilson_interval,
+)
 from mbrl_core import Rollout
 from reasoning.embedded import folder_of
 from reasoning.engines import TransformersEngine
+from reasoning.grading import shortest
 from reasoning.reasoner import Reasoner
 from reasoning.strategies import mcts
-from reasoning.tasks import load_task
+from reasoning.tasks import Problem, load_task
 
 Say = Callable[[str], None]
 
@@ -81,13 +89,15 @@ def demo(
         for planner in PLANNERS
         for budget in budgets
     }
+    random = _control(out, "random", 1, episodes, seed, say)
+    best = max(played, key=lambda key: played[key]["return"]["mean"])
     say("reasoning: answering held-out word problems with the embedded language model")
     answered = _reason(out, problems, seed, say)
     sections = [
-        _control_section(played, _control(out, "random", 1, episodes, seed, say), episodes, seed),
-        _reasoning_section(answered, problems, seed),
-        _episode_section(out, max(played, key=lambda key: played[key]["return"]["mean"])),
-        _tree_section(problems, seed),
+        _control_section(out, played, random, episodes, seed),
+        _reasoning_section(out, answered, problems, seed),
+        _episode_section(out, best, episodes, seed),
+        _tree_section(answered, problems, seed),
     ]
     for section in sections:
         for table in section.tables:
@@ -130,17 +140,22 @@ def _control_options(planner: str, budget: int | str, episodes: int, seed: int) 
 
 def _reason(out: Path, problems: int, seed: int, say: Say) -> dict[str, list[dict[str, Any]]]:
     """The records of every reasoning run, by name."""
-    runs = {"greedy": "strategy=greedy", "sampled": f"strategy=best_of_n n={SAMPLES}"}
-    for strategy, sizes in TREES.items():
-        runs |= {f"{strategy}-{i}": f"strategy={strategy} {size}" for i, size in enumerate(sizes)}
     found = {}
-    for name, options in runs.items():
+    for name, options in _runs().items():
         say(f"  {options.replace('strategy=', '')}")
         folder = out / "reasoning" / name
         given = [*options.split(), f"limit={problems}", f"seed={seed}", f"out={folder}"]
         call("evals_reasoning", reasoning.evaluate, given, say=_indent(say))
         found[name] = sorted(load_run(folder)[1], key=lambda record: record["id"])
     return found
+
+
+def _runs() -> dict[str, str]:
+    """The options of every reasoning run, by name."""
+    runs = {"greedy": "strategy=greedy", "sampled": f"strategy=best_of_n n={SAMPLES}"}
+    for strategy, sizes in TREES.items():
+        runs |= {f"{strategy}-{i}": f"strategy={strategy} {size}" for i, size in enumerate(sizes)}
+    return runs
 
 
 def _indent(say: Say) -> Say:
@@ -151,116 +166,171 @@ def _indent(say: Say) -> Say:
 
 
 def _control_section(
-    played: dict[tuple[str, int], dict[str, Any]], random: dict[str, Any], episodes: int, seed: int
+    out: Path,
+    played: dict[tuple[str, int], dict[str, Any]],
+    random: dict[str, Any],
+    episodes: int,
+    seed: int,
 ) -> Section:
     curves: list[Curve] = []
     rows: list[list[Cell]] = []
     for planner, label in PLANNERS.items():
         runs = [run for (name, _), run in played.items() if name == planner]
         estimates = [Estimate(**run["return"]) for run in runs]
-        steps = [run["steps_per_decision"] for run in runs]
-        curves.append(_curve(label, steps, estimates))
+        curves.append(_curve(label, [_model_work(run) for run in runs], estimates))
         rows += [
-            [label, estimate, round(step), run["seconds_per_decision"] * 1e3]
-            for estimate, step, run in zip(estimates, steps, runs, strict=True)
+            [
+                label,
+                estimate,
+                round(run["steps_per_decision"]),
+                round(run["gradients_per_decision"]),
+                run["seconds_per_decision"] * 1e3,
+            ]
+            for estimate, run in zip(estimates, runs, strict=True)
         ]
-    base = random["return"]["mean"]
-    rows.append(["random actions", Estimate(**random["return"]), 0, None])
-    budgets = ",".join(str(budget) for budget in dict.fromkeys(b for _, b in played))
+    rows.append(["random actions", Estimate(**random["return"]), 0, 0, None])
     return Section(
         "Control: return against planning compute",
         "Swing up a pole on a cart (DMControl cartpole-swingup, 1000 frames, at most 1000 points). "
         "Every planner searches the same learned ensemble of neural networks; the actions are "
-        "played in the real simulator. Compute is what a planner asks of the model per decision."
-        f"\n\nMean over {episodes} episodes with 95% bootstrap intervals.",
-        f"python -m evals.control --multirun planner={','.join(PLANNERS)} "
-        f"budget.steps={budgets} aleatoric=false episodes={episodes} seed={seed}",
+        "played in the real simulator. Compute is what a planner asks of the model for one "
+        "decision: a model step counts one, and two more where it is differentiated through."
+        f"\n\nMean over {episodes} episodes with 95% intervals (Student's t).",
+        "\n".join(
+            " ".join(["python -m evals.control", *_control_options(*key, episodes, seed)])
+            + f" out={out / 'control'}/{key[0]}-{key[1]}"
+            for key in played
+        ),
         [
             LineChart(
                 curves,
-                "model steps per decision",
+                "model steps per decision (differentiated ones count three)",
                 "return",
-                [Baseline("random actions", base)],
+                [Baseline("random actions", random["return"]["mean"])],
             )
         ],
-        [Table(["planner", "return", "model steps a decision", "ms a decision"], rows)],
+        [
+            Table(
+                ["planner", "return", "model steps", "of these differentiated", "ms a decision"],
+                rows,
+                "Steps and milliseconds are of one decision of one episode.",
+            )
+        ],
     )
+
+
+def _model_work(run: dict[str, Any]) -> float:
+    """Model steps of a decision; the backward pass of a network costs about two forward ones."""
+    return run["steps_per_decision"] + 2 * run["gradients_per_decision"]
 
 
 def _reasoning_section(
-    answered: dict[str, list[dict[str, Any]]], problems: int, seed: int
+    out: Path, answered: dict[str, list[dict[str, Any]]], problems: int, seed: int
 ) -> Section:
     points = _sampled_points(answered["sampled"])
     points["greedy"] = [_point(answered["greedy"])]
-    for strategy in TREES:
-        points[_TREE_NAMES[strategy]] = [
+    for strategy, label in TREE_NAMES.items():
+        points[label] = [
             _point(records) for name, records in answered.items() if name.startswith(strategy)
         ]
     curves = [
-        _curve(name, [tokens for tokens, _, _ in line], [estimate for _, _, estimate in line])
+        _curve(name, [point.tokens for point in line], [point.accuracy for point in line])
         for name, line in points.items()
     ]
     rows: list[list[Cell]] = [
-        [name, estimate, round(tokens), round(scored)]
+        [name, point.accuracy, round(point.tokens), round(point.prefilled), round(point.scored)]
         for name, line in points.items()
-        for tokens, scored, estimate in line
+        for point in line
     ]
-    any_right = [any(s["correct"] for s in record["samples"]) for record in answered["sampled"]]
     return Section(
         "Reasoning: accuracy against tokens",
-        "Grade-school word problems of two to four steps from templates that the model never saw, "
-        "answered by a language model of a few million parameters trained from scratch. "
+        "Grade-school word problems from sentence templates that the model never saw, "
+        "answered by a language model of 1.8 million parameters trained from scratch. "
         "Random shooting, beam search and tree search are the classes that control uses; only the "
-        "world differs. Self-consistency and best-of-N at n < "
-        f"{SAMPLES} are computed exactly from the {SAMPLES} samples of each problem."
-        f"\n\nMean over {len(any_right)} problems with 95% bootstrap intervals. Some sample of "
-        f"{SAMPLES} is right on {np.mean(any_right):.0%} of them.",
-        f"python -m evals.reasoning strategy=best_of_n n={SAMPLES} limit={problems} seed={seed}\n"
-        f"python -m evals.reasoning --multirun strategy=mcts strategy.simulations=8,24 "
-        f"limit={problems} seed={seed}",
+        "world differs. Voting and best-of-n with fewer than "
+        f"{SAMPLES} samples are computed from the {SAMPLES} samples of each problem."
+        f"\n\n{_comparison(answered, problems)}",
+        "\n".join(
+            f"python -m evals.reasoning {options} limit={problems} seed={seed} "
+            f"out={out / 'reasoning' / name}"
+            for name, options in _runs().items()
+        ),
         [LineChart(curves, "decoded tokens per problem", "accuracy", percent=True)],
         [
             Table(
-                ["strategy", "accuracy", "decoded tokens a problem", "scorer tokens a problem"],
+                ["strategy", "accuracy", "decoded", "prefilled", "scored"],
                 rows,
+                "Tokens of one problem: decoded by the model, computed as its prompts, read by the "
+                "scorer. The chart counts the first alone.",
             )
         ],
     )
 
 
-_TREE_NAMES = {"tree_of_thoughts": "tree of thoughts (beam)", "mcts": "MCTS"}
+def _comparison(answered: dict[str, list[dict[str, Any]]], problems: int) -> str:
+    """What the paired records say of best-of-n against greedy."""
+    greedy, sampled = answered["greedy"], answered["sampled"]
+    gain = paired_difference(
+        [float(record["numeric"]) for record in sampled],
+        [float(record["numeric"]) for record in greedy],
+        np.random.default_rng(0),
+    )
+    right = np.mean([any(s["correct"] for s in record["samples"]) for record in sampled])
+    return (
+        f"{problems} problems, 95% intervals. Best of {SAMPLES} by the step scorer minus greedy, "
+        f"paired by problem: {100 * gain.mean:+.1f} points [{100 * gain.low:+.1f}, "
+        f"{100 * gain.high:+.1f}]. Some sample of {SAMPLES} is right on {right:.0%} of the "
+        "problems: what a perfect choice would reach."
+    )
 
-Point = tuple[float, float, Estimate]  # decoded tokens, scorer tokens, accuracy
+
+TREE_NAMES = {"tree_of_thoughts": "tree of thoughts (beam)", "mcts": "MCTS"}
+
+
+class Point(NamedTuple):
+    """One strategy at one size: tokens of a problem, and accuracy."""
+
+    tokens: float
+    prefilled: float
+    scored: float
+    accuracy: Estimate
+
+
+def _costs(records: list[dict[str, Any]]) -> list[float]:
+    names = ("tokens", "prefilled", "scored")
+    return [float(np.mean([record[name] for record in records])) for name in names]
 
 
 def _point(records: list[dict[str, Any]]) -> Point:
     """What one run gave."""
-    correct = [float(record["numeric"]) for record in records]
-    tokens, scored = (np.mean([r[name] for r in records]) for name in ("tokens", "scored"))
-    return float(tokens), float(scored), mean_interval(correct, np.random.default_rng(0))
+    right = sum(record["numeric"] for record in records)
+    tokens, prefilled, scored = _costs(records)
+    return Point(tokens, prefilled, scored, wilson_interval(right, len(records)))
 
 
 def _sampled_points(records: list[dict[str, Any]]) -> dict[str, list[Point]]:
-    """Self-consistency and best-of-k for k = 2 .. n from n samples of each problem."""
+    """Voting and best-of-k for k = 2, 4 .. n from n samples of each problem."""
     rng = np.random.default_rng(0)
     samples = [record["samples"] for record in records]
     correct = [[s["correct"] for s in row] for row in samples]
-    scores = [[s["value"] for s in row] for row in samples]
-    # The reference is replaced by what a right sample says, so that 18 and 18.0 are one answer.
-    answers = [
-        [record["reference"] if s["correct"] else s["answer"] for s in row]
-        for record, row in zip(records, samples, strict=True)
-    ]
-    truth = [record["reference"] for record in records]
-    tokens, scored = (np.mean([r[name] for r in records]) for name in ("tokens", "scored"))
-    lines: dict[str, list[Point]] = {"self-consistency": [], "best of n": []}
+    scores = np.array([[-np.inf if s["value"] is None else s["value"] for s in r] for r in samples])
+    answers = [[s["answer"] for s in row] for row in samples]
+    truth = [shortest(record["reference"]) for record in records]
+    tokens, prefilled, scored = _costs(records)
+    lines: dict[str, list[Point]] = {"self-consistency": [], "weighted vote": [], "best of n": []}
     k = 2
     while k <= SAMPLES:
         share = k / SAMPLES
-        voted = mean_interval(maj_at_k(answers, truth, k, rng), rng)
-        best = mean_interval(best_of_k(scores, correct, k), rng)
-        lines["self-consistency"].append((float(tokens * share), 0.0, voted))
-        lines["best of n"].append((float(tokens * share), float(scored * share), best))
+        weights = np.where(np.isfinite(scores), scores, 0.0)
+        right = {
+            "self-consistency": maj_at_k(answers, truth, k, rng),
+            "weighted vote": maj_at_k(answers, truth, k, rng, weights=weights),
+            "best of n": best_of_k(scores, correct, k),
+        }
+        for name, chances in right.items():
+            read = 0.0 if name == "self-consistency" else scored * share
+            estimate = mean_interval(chances, rng)
+            lines[name].append(Point(tokens * share, prefilled, read, estimate))
         k *= 2
     return lines
 
@@ -269,10 +339,10 @@ def _curve(name: str, x: Sequence[float], estimates: Sequence[Estimate]) -> Curv
     return Curve(name, x, *zip(*estimates, strict=True))
 
 
-def _episode_section(out: Path, best: tuple[str, int]) -> Section:
+def _episode_section(out: Path, best: tuple[str, int], episodes: int, seed: int) -> Section:
     planner, budget = best
-    run = load_run(out / "control" / f"{planner}-{budget}")[1]
-    record = next(r for r in run if "trace" in r)
+    folder = out / "control" / f"{planner}-{budget}"
+    record = next(record for record in load_run(folder)[1] if "trace" in record)
     obs = np.array(record["trace"]["obs"])  # cart position, cos and sin of the angle, velocities
     figure = CartPole(
         position=obs[:, 0].tolist(),
@@ -283,29 +353,35 @@ def _episode_section(out: Path, best: tuple[str, int]) -> Section:
         caption=f"{PLANNERS[planner]}, {budget} model steps a decision: "
         f"return {record['return']:.0f}.",
     )
+    options = _control_options(planner, budget, episodes, seed)
     return Section(
         "One control episode",
-        "What the best planner of the chart did in one of its episodes.",
-        " ".join(["python -m evals.control", *_control_options(planner, budget, 1, 0)]),
+        "What the best planner of the chart did in its first episode.",
+        " ".join(["python -m evals.control", *options, f"out={folder}"]),
         [figure],
     )
 
 
-def _tree_section(problems: int, seed: int) -> Section:
-    """The search tree of the first problem on which tree search is right and greedy is not."""
-    question, view = _search_tree(problems, seed)
+def _tree_section(answered: dict[str, list[dict[str, Any]]], problems: int, seed: int) -> Section:
+    """The tree of the first problem that tree search gets right and greedy does not, if any."""
+    pairs = zip(answered["greedy"], answered[f"mcts-{len(TREES['mcts']) - 1}"], strict=True)
+    gained = [
+        searched["id"] for greedy, searched in pairs if searched["numeric"] > greedy["numeric"]
+    ]
+    found = load_task("generated", limit=problems)
+    problem = next((p for p in found if p.id in gained), found[0])
     return Section(
         "One search tree",
-        "Monte Carlo tree search over the reasoning steps of one problem. Each node is a step the "
-        "language model proposed; its prior is how often it was sampled, its score the step "
-        f"scorer's.\n\n{question}",
-        f"python -m evals.reasoning strategy=mcts strategy.simulations=24 limit={problems}",
-        [view],
+        "Monte Carlo tree search over the reasoning steps of one problem"
+        + (", which greedy decoding gets wrong" if gained else "")
+        + ". Each node is a step the language model proposed; its prior is how often it was "
+        f"sampled, its score the step scorer's.\n\n{problem.question}",
+        f"python -m evals.demo problems={problems} seed={seed}",
+        [_search_tree(problem, seed)],
     )
 
 
-def _search_tree(problems: int, seed: int) -> tuple[str, TreeView]:
-    problem = load_task("generated", limit=problems)[0]
+def _search_tree(problem: Problem, seed: int) -> TreeView:
     reasoner = Reasoner(
         engine=TransformersEngine(folder_of("embedded", "lm")),
         scorer=reasoning.load_scorer("embedded"),
@@ -314,21 +390,19 @@ def _search_tree(problems: int, seed: int) -> tuple[str, TreeView]:
     plan = reasoner.plan([problem.question], ids=[problem.id], seed=seed)
     tree = plan.trace
     assert not isinstance(tree, Rollout)
-    chosen = _path_to(tree.parent[0], tree.states, plan.final[0])
-    view = tree_view(
+    return tree_view(
         tree,
         0,
         lambda node: tree.states[node].steps[-1].text if node else problem.question,
         score=lambda node: tree.states[node].scores[-1] if node else None,
-        chosen=chosen,
+        chosen=_path_to(tree.parent[0], tree.states, plan.final[0]),
         caption=f"The right answer is {problem.answer}.",
     )
-    return problem.question, view
 
 
 def _path_to(parent: torch.Tensor, states: Sequence[Any], final: Any) -> list[int]:
     """Node numbers from the root's child to the node whose state is `final`."""
-    node = next(i for i, state in enumerate(states) if state is final)
+    node = next((i for i, state in enumerate(states) if state is final), 0)
     path = []
     while node > 0:
         path.append(node)

@@ -20,7 +20,8 @@ COMMANDS = {
     "evals_reasoning": "evals.reasoning:evaluate",
     "demo": "evals.demo:demo",
     "bench": "evals.bench:bench",
-    "reasoning_train": "reasoning.training.lm:train_lm",
+    "reasoning_lm": "reasoning.training.lm:train_lm",
+    "reasoning_scorer": "reasoning.training.scorer:train_scorer",
 }
 
 

@@ -8,7 +8,7 @@ from reasoning.tasks.gsm8k import load_gsm8k
 from reasoning.tasks.types import Problem
 
 TASKS = ("generated", "gsm8k")
-DEFAULT_STEPS = (2, 4)
+DEFAULT_STEPS = (3, 5)
 """Solution lines of the problems in the default evaluation mix."""
 
 

@@ -50,9 +50,13 @@ def _figure(values: Sequence[bool]) -> dict[str, Any]:
     return {"mean": float(np.mean(values)), "interval95": bootstrap_interval(values)}
 
 
-def _best(scores: Sequence[float], right: Sequence[bool]) -> bool:
-    """Whether the highest-scored solution is right; of equal scores the first counts."""
-    return right[max(range(len(scores)), key=scores.__getitem__)]
+def _vote(answers: Sequence[str | None], weights: Sequence[float]) -> int:
+    """Index of the first solution whose answer has the largest total weight; ties: first seen."""
+    totals: dict[str, float] = {}
+    for answer, weight in zip(answers, weights, strict=True):
+        if answer is not None:
+            totals[answer] = totals.get(answer, 0.0) + weight
+    return answers.index(max(totals, key=totals.__getitem__)) if totals else 0
 
 
 def search_figures(
@@ -64,7 +68,7 @@ def search_figures(
     temperature: float,
     seed: int,
 ) -> dict[str, Any]:
-    """Greedy, mean of the samples, any-of-n and best-of-n for each aggregate, with intervals."""
+    """Greedy, mean of the samples, any-of-n, vote, best-of-n for each aggregate, with intervals."""
     firsts = [texts[0] for texts in sample(lm, tokenizer, problems)]
     greedy = [_right(p, text) for p, text in zip(problems, firsts, strict=True)]
     texts = sample(lm, tokenizer, problems, samples, temperature, seed=seed)
@@ -74,20 +78,26 @@ def search_figures(
         "mean_of_samples": float(np.mean(right)),
         f"any_of_{samples}": _figure([any(r) for r in right]),
     }
+    answers = [[GRADERS["numeric"].extract(t) for t in ts] for ts in texts]
+
+    def add(name: str, picks: Sequence[int]) -> None:
+        chosen = [r[pick] for r, pick in zip(right, picks, strict=True)]
+        gain = [float(c) - float(g) for c, g in zip(chosen, greedy, strict=True)]
+        figures[name] = _figure(chosen) | {
+            "over_greedy": float(np.mean(gain)),
+            "over_greedy_interval95": bootstrap_interval(gain),
+        }
+
+    add(f"vote_of_{samples}", [_vote(a, [1.0] * len(a)) for a in answers])
     if scorer is not None:
         scores = [
             score_steps(scorer, tokenizer, p, ts) for p, ts in zip(problems, texts, strict=True)
         ]
         for name, aggregate in AGGREGATES.items():
-            best = [
-                _best([aggregate(s) for s in steps], r)
-                for steps, r in zip(scores, right, strict=True)
-            ]
-            gain = [float(b) - float(g) for b, g in zip(best, greedy, strict=True)]
-            figures[f"best_of_{samples}_{name}"] = _figure(best) | {
-                "over_greedy": float(np.mean(gain)),
-                "over_greedy_interval95": bootstrap_interval(gain),
-            }
+            each = [[aggregate(steps) for steps in row] for row in scores]
+            add(f"best_of_{samples}_{name}", [row.index(max(row)) for row in each])
+            picks = [_vote(a, row) for a, row in zip(answers, each, strict=True)]
+            add(f"weighted_vote_of_{samples}_{name}", picks)
     return figures
 
 
@@ -99,7 +109,7 @@ def evaluate_embedded(
     limit: int = 400,
     steps: tuple[int, int] = DEFAULT_STEPS,
     samples: int = 16,
-    temperature: float = 0.8,
+    temperature: float = 1.0,
     seed: int = 0,
     out: str | Path | None = None,
 ) -> dict[str, Any]:

@@ -187,3 +187,9 @@ def _train_worker(rank: int, job: Job, team: Team) -> None:
 
     run = Run(model, job, team)
     run.fit(lambda epoch: pack(corpus, length, chosen["seed"] + epoch), batch_loss)
+
+
+if __name__ == "__main__":
+    from configs.cli import run
+
+    raise SystemExit(run("reasoning_lm", train_lm, __doc__ or ""))

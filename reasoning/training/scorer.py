@@ -8,7 +8,9 @@ lines before it are and its equation is one of the derivation's that has not bee
 last line is right when the answer is.
 """
 
+import copy
 import json
+import random
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +24,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from reasoning.embedded import folder_of
 from reasoning.tasks.generator import generate_problems
 from reasoning.tasks.types import Problem
 from reasoning.training.augment import evaluate
@@ -31,6 +34,7 @@ from reasoning.training.optim import load_checkpoint
 from reasoning.training.sampling import sample
 from reasoning.training.tokenizer import PROMPT, STEP_TAG
 
+_SIMPLE = re.compile(r"<<([0-9]+)([-+*/])([0-9]+)=([0-9]+)>>[0-9]+")
 _EQUATION = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
 
 
@@ -92,7 +96,7 @@ def encode_trees(
     tokenizer: PreTrainedTokenizerBase,
     longest: int,
 ) -> Trees:
-    """Tokens and labels of sampled solutions; those that exceed ``longest`` are left out."""
+    """Tokens and labels of sampled solutions, each once; what exceeds ``longest`` is left out."""
     tag = tokenizer.convert_tokens_to_ids(STEP_TAG)
     columns: list[list[int]] = [[], [], [], []]
     starts, prompts = [0], []
@@ -156,6 +160,22 @@ def sign_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     return plus[0], minus[0]
 
 
+def deepen(lm: LlamaForCausalLM, extra: int) -> LlamaForCausalLM:
+    """The language model with ``extra`` layers on top that begin as the identity.
+
+    What the language model expected at a token is known only after its last layer; the new layers
+    can compare it with the token that came.
+    """
+    config = copy.deepcopy(lm.config)
+    config.num_hidden_layers += extra
+    model = LlamaForCausalLM(config).float()
+    model.load_state_dict(lm.state_dict(), strict=False)
+    for layer in list(model.model.layers)[lm.config.num_hidden_layers :]:
+        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+        torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    return model
+
+
 def scorer_loss(
     model: LlamaForCausalLM,
     signs: torch.Tensor,
@@ -213,6 +233,42 @@ def _sample_part(job: tuple[str | Path, list[Problem], int, float, int]) -> list
     return sample(model, tokenizer, problems, num, temperature, seed=seed)
 
 
+def append_corrupted(
+    path: Path, num_problems: int, num: int, steps: tuple[int, int], seed: int
+) -> None:
+    """Add generated train problems with their solution, right and spoilt in ``num`` - 1 ways.
+
+    The language model is right too often to show what a wrong line looks like; so one line of the
+    known solution gets a wrong result, operator or number, and the rest is left out.
+    """
+    rng = random.Random(seed)
+    with open(path, "a") as file:
+        for problem in generate_problems("train", num_problems, steps, seed + 1):
+            texts = [problem.solution_text()] + [corrupt(problem, rng) for _ in range(num - 1)]
+            file.write(json.dumps([problem, texts]) + "\n")
+
+
+def corrupt(problem: Problem, rng: random.Random) -> str:
+    """The solution up to one line, drawn at random, and that line with a mistake in it."""
+    last = rng.randrange(len(problem.solution))
+    line = problem.solution[last]
+    found = _SIMPLE.search(line)
+    if found is None:
+        return "\n".join(problem.solution[: last + 1])
+    a, operator, b, result = int(found[1]), found[2], int(found[3]), int(found[4])
+    kind = rng.choice(("result", "operator", "operand"))
+    if kind == "operator":
+        operator = rng.choice([o for o in "+-*" if o != operator])
+    elif kind == "operand":
+        numbers = [int(n) for n in re.findall(r"[0-9]+", problem.question)] + [a + 1, b + 1, b + 2]
+        a, b = rng.choice([(rng.choice(numbers), b), (a, rng.choice(numbers))])
+    value = {"+": a + b, "-": a - b, "*": a * b, "/": a // max(b, 1)}[operator]
+    if kind == "result":
+        value = result + rng.choice((-10, -9, -2, -1, 1, 2, 9, 10, 20))
+    spoilt = line.replace(found[0], f"<<{a}{operator}{b}={value}>>{value}")
+    return "\n".join((*problem.solution[:last], spoilt))
+
+
 def read_training_data(path: Path) -> tuple[list[Problem], list[list[str]]]:
     """Problems and their solutions from :func:`sample_training_data`."""
     records = [json.loads(line) for line in path.read_text().splitlines()]
@@ -226,10 +282,12 @@ def train_scorer(
     lm: str | Path,
     steps: int = 1000,
     minutes: float | None = None,
-    num_problems: int = 8000,
+    num_problems: int = 3584,
     samples: int = 8,
+    corrupted: int = 9000,
     temperature: float = 0.8,
-    problem_steps: tuple[int, int] = (1, 5),
+    problem_steps: tuple[int, int] = (2, 6),
+    extra_layers: int = 0,
     rows: int = 8,
     length: int = 768,
     lr: float = 1e-3,
@@ -248,8 +306,10 @@ def train_scorer(
         steps: optimiser steps.
         minutes: wall-clock budget, see ``train_lm``.
         num_problems, samples: train problems, and solutions sampled for each.
+        corrupted: further train problems, with their solution and spoilt copies of it.
         temperature: of the sampling.
         problem_steps: range of solution lines.
+        extra_layers: layers added on top of the language model's.
         rows, length: packed rows in a batch, and tokens in a row.
         lr: highest learning rate.
         seed: stream of the problems; must differ from the language model's, so that it is
@@ -266,7 +326,8 @@ def train_scorer(
     if steps < 1 or workers < 1:
         raise ValueError(f"steps and workers must be at least 1, not {steps} and {workers}")
     settings: dict[str, Any] = {k: v for k, v in locals().items() if k not in _NOT_SETTINGS}
-    settings["problem_steps"], settings["lm"] = list(problem_steps), str(lm)
+    lm = folder_of(str(lm))
+    settings["problem_steps"], settings["lm"] = list(problem_steps), lm
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     load_checkpoint(out / "checkpoint.pt", settings)
@@ -276,6 +337,7 @@ def train_scorer(
         sample_training_data(
             lm, partial, num_problems, samples, temperature, problem_steps, seed, workers
         )
+        append_corrupted(partial, corrupted, 6, problem_steps, seed)
         partial.rename(path)
     AutoTokenizer.from_pretrained(lm).save_pretrained(str(out))
     launch(_train_worker, Job(out, settings, minutes, compile, save_every, log_every), workers)
@@ -294,7 +356,9 @@ def _train_worker(rank: int, job: Job, team: Team) -> None:
     trees = encode_trees(problems, texts, tokenizer, length)
     plus, minus = sign_ids(tokenizer)
     signs = torch.tensor([minus, plus])
-    model = LlamaForCausalLM.from_pretrained(chosen["lm"], dtype=torch.float32)
+    torch.manual_seed(chosen["seed"])
+    lm = LlamaForCausalLM.from_pretrained(chosen["lm"], dtype=torch.float32)
+    model = deepen(lm, chosen["extra_layers"])
     if team.first:
         marks = trees.labels[trees.labels >= 0]
         print(f"{len(marks)} labelled steps, {100 * marks.mean():.1f}% right", flush=True)
@@ -327,3 +391,9 @@ def score_steps(
     logits = F.linear(hidden, model.lm_head.weight[[plus, minus]]).float()
     right = logits.softmax(-1)[..., 0]
     return [row[ids == tag].tolist() for row, ids in zip(right, inputs["input_ids"], strict=True)]
+
+
+if __name__ == "__main__":
+    from configs.cli import run
+
+    raise SystemExit(run("reasoning_scorer", train_scorer, __doc__ or ""))
