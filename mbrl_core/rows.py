@@ -1,4 +1,4 @@
-"""Six verbs on rows, all that planners ever do to states and actions.
+"""Six verbs on rows: all that planners do to states and actions, but for cutting gradients.
 
 Rows are a tensor [R, ...], a list of R objects, or a tuple, NamedTuple or dict of rows. Indices are
 int64 tensors.
