@@ -277,8 +277,8 @@ def _comparison(answered: dict[str, list[dict[str, Any]]], problems: int) -> str
     )
     right = np.mean([any(s["correct"] for s in record["samples"]) for record in sampled])
     return (
-        f"{problems} problems, 95% intervals. Best of {SAMPLES} by the step scorer minus greedy, "
-        f"paired by problem: {100 * gain.mean:+.1f} points [{100 * gain.low:+.1f}, "
+        f"{problems} problems, 95% intervals. Best of {SAMPLES} by mean token probability minus "
+        f"greedy, paired by problem: {100 * gain.mean:+.1f} points [{100 * gain.low:+.1f}, "
         f"{100 * gain.high:+.1f}]. Some sample of {SAMPLES} is right on {right:.0%} of the "
         "problems: what a perfect choice would reach."
     )
@@ -375,7 +375,7 @@ def _tree_section(answered: dict[str, list[dict[str, Any]]], problems: int, seed
         "Monte Carlo tree search over the reasoning steps of one problem"
         + (", which greedy decoding gets wrong" if gained else "")
         + ". Each node is a step the language model proposed; its prior is how often it was "
-        f"sampled, its score the step scorer's.\n\n{problem.question}",
+        f"sampled, its value the search's estimate of the final score.\n\n{problem.question}",
         f"python -m evals.demo problems={problems} seed={seed}",
         [_search_tree(problem, seed)],
     )
@@ -384,7 +384,6 @@ def _tree_section(answered: dict[str, list[dict[str, Any]]], problems: int, seed
 def _search_tree(problem: Problem, seed: int) -> TreeView:
     reasoner = Reasoner(
         engine=TransformersEngine(folder_of("embedded", "lm")),
-        scorer=reasoning.load_scorer("embedded"),
         strategy=mcts(simulations=24),
     )
     plan = reasoner.plan([problem.question], ids=[problem.id], seed=seed)
@@ -394,7 +393,6 @@ def _search_tree(problem: Problem, seed: int) -> TreeView:
         tree,
         0,
         lambda node: tree.states[node].steps[-1].text if node else problem.question,
-        score=lambda node: tree.states[node].scores[-1] if node else None,
         chosen=_path_to(tree.parent[0], tree.states, plan.final[0]),
         caption=f"The right answer is {problem.answer}.",
     )

@@ -34,7 +34,7 @@ def evaluate(
     task: str,
     strategy: Strategy,
     model: str = "embedded",
-    scorer: str | None = "auto",
+    scorer: str | None = None,
     data: str | None = None,
     split: Literal["train", "test"] = "test",
     limit: int | None = None,
@@ -54,8 +54,7 @@ def evaluate(
         task: `gsm8k` or `generated`.
         strategy: how to search, from `reasoning.strategies`.
         model: a folder or hub name of a causal language model; `embedded` comes with the package.
-        scorer: the same of a step scorer; null scores a solution by its tokens' mean probability;
-            auto is `embedded` for the embedded model and null for any other.
+        scorer: the same of a step scorer; null scores a solution by its tokens' mean probability.
         data: a local file or hub name of the task, where it needs one.
         split: train or test.
         limit: answer only the first so many problems.
@@ -84,8 +83,6 @@ def evaluate(
         raise ValueError(f"group must be at least 1, not {group}")
     if steps is not None and len(steps) != 2:
         raise ValueError(f"steps must be [least,greatest], not {steps}")
-    if scorer == "auto":
-        scorer = "embedded" if model == "embedded" else None
     described["weights"] = fingerprint(folder_of(model, "lm"))
     described["scorer_weights"] = scorer and fingerprint(folder_of(scorer, "scorer"))
     least, most = steps or DEFAULT_STEPS

@@ -88,7 +88,7 @@ def test_a_finished_run_is_left_as_it_is(options, tmp_path, capsys):
     [
         ("seed=1", "seed was 0, now 1"),
         ("n=5", "n was 4, now 5, strategy.n was 4, now 5"),
-        ("temperature=0.5", "temperature was 0.8, now 0.5"),
+        ("temperature=0.5", "temperature was 1.0, now 0.5"),
         ("budget.tokens=9", "budget.tokens was null, now 9"),
     ],
 )
