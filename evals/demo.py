@@ -109,7 +109,7 @@ def demo(
         "One planner, two worlds",
         sections,
         "The same planner objects act in a simulator with a learned world model and solve word "
-        "problems with a language model; more planning buys more in both.",
+        "problems with a language model. What does more planning buy in each?",
     )
     say(f"\nwrote {page} in {minutes:.1f} minutes")
     return page
