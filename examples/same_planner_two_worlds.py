@@ -33,4 +33,4 @@ reasoner = Reasoner(
 )
 question = "Sara buys 4 boxes with 6 pens each. Sara gives 5 pens to Tom. How many pens are left?"
 plan = reasoner.plan([question])
-print(f"\n{question}\n{plan.final[0].text}the tree has {plan.trace.size.item()} nodes")
+print(f"\n{question}\n{plan.final[0].text}\nthe tree has {plan.trace.size.item()} nodes")
