@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mbrl_core import rows
 from mbrl_core.forest import Forest
+from mbrl_core.planners.common import check_counts, only_finite
 from mbrl_core.planners.selection import PUCT, NodeStats, Selection
-from mbrl_core.planners.shooting import check_counts, only_finite
 from mbrl_core.reducers import Reducer, first_max
 from mbrl_core.types import Budget, Carry, Event, Listener, Model, Plan, Rng, Rows
 from mbrl_core.world import World

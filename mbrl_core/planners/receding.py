@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mbrl_core import draws, rows
-from mbrl_core.planners.shooting import check_counts
+from mbrl_core.planners.common import check_counts
 from mbrl_core.rollouts import discounted_return, value_of_living
 from mbrl_core.types import (
     Budget,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mbrl_core import draws
-from mbrl_core.planners.shooting import check_counts, only_finite
-from mbrl_core.planners.trajectory import Search, TrajectoryPlanner, check_positive, keep_best
+from mbrl_core.planners.common import check_counts, check_positive, only_finite
+from mbrl_core.planners.trajectory import Search, TrajectoryPlanner, keep_best
 from mbrl_core.rollouts import simulate_actions
 from mbrl_core.types import Event, Listener, Rollout, Rows
 from mbrl_core.world import Bounds, World

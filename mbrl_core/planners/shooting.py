@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mbrl_core import draws, rows
+from mbrl_core import draws
+from mbrl_core.planners.common import check_counts, only_finite, plan_of
 from mbrl_core.reducers import Argmax, Reducer
 from mbrl_core.rollouts import simulate_actions, simulate_policy
 from mbrl_core.types import (
@@ -20,7 +21,6 @@ from mbrl_core.types import (
     Model,
     Plan,
     Rng,
-    Rollout,
     Rows,
 )
 from mbrl_core.world import World, bounds_of
@@ -107,33 +107,3 @@ class RandomShooting:
             normal = draws.normal(world.rng, *wide).to(bounds.low)
             noise = torch.where(torch.isfinite(bounds.high - bounds.low), noise, normal)
         return bounds.clip(bounds.center + bounds.half * noise)
-
-
-def plan_of(world: World, rollout: Rollout, returns: Tensor, chosen: Tensor, value: Tensor) -> Plan:
-    """The plan that follows candidate `chosen` [B] of a rollout."""
-    samples = returns.shape[1]
-    row = torch.arange(world.roots, device=chosen.device) * samples + chosen
-    return Plan(
-        action=rows.take(rollout.actions[0], row),
-        value=value,
-        final=rows.take(rollout.final, row),
-        trace=rollout,
-        cost=world.cost(),
-        valid=(returns > -torch.inf).any(1),
-    )
-
-
-def only_finite(returns: Tensor) -> Tensor:
-    """Returns with NaN and infinities as -inf, so that a broken candidate is never chosen."""
-    return torch.where(torch.isfinite(returns), returns, -torch.inf)
-
-
-def check_counts(planner: object, *names: str) -> None:
-    """Raises ValueError where one of a planner's fields is no positive whole number."""
-    for name in names:
-        number = getattr(planner, name)
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise ValueError(
-                f"{type(planner).__name__}.{name} must be a whole number of at least 1, "
-                f"not {number!r}"
-            )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mbrl_core import rows
-from mbrl_core.planners.shooting import check_counts, only_finite
+from mbrl_core.planners.common import check_counts, check_positive, only_finite
 from mbrl_core.rollouts import simulate_actions
 from mbrl_core.types import Budget, Listener, Model, Plan, Rng, Rollout, Rows
 from mbrl_core.world import Bounds, World, bounds_of
@@ -178,14 +178,6 @@ def keep_best(search: Search, actions: Tensor, returns: Tensor, final: Rows) -> 
         best_return=torch.where(better, top, search.best_return),
         best_final=rows.where(better, rows.take(final, row), search.best_final),
     )
-
-
-def check_positive(planner: object, *names: str) -> None:
-    """Raises ValueError where one of a planner's fields is not above zero."""
-    for name in names:
-        number = getattr(planner, name)
-        if not number > 0:
-            raise ValueError(f"{type(planner).__name__}.{name} must be above 0, not {number!r}")
 
 
 def _nothing_tried(world: World, state: Rows, plan: Tensor) -> Rollout:

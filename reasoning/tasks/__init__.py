@@ -26,7 +26,7 @@ def load_task(
     Args:
         name: ``generated`` or ``gsm8k``.
         data: for ``gsm8k``: a file, a folder or a hub name (``openai/gsm8k`` when None).
-        split: ``train`` or ``test``.
+        split: ``train`` or ``test``; generated problems have ``reward`` too.
         limit: number of problems; None is all of GSM8K, or 200 generated ones.
         seed: for ``generated``: stream of problems.
         steps: for ``generated``: smallest and largest number of solution lines.

@@ -25,7 +25,7 @@ from reasoning.tasks.templates import (
 )
 from reasoning.tasks.types import Problem
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "reward", "test")
 MAX_STEPS = 10
 MAX_VALUE = 199
 """Largest value of any intermediate or final result."""
@@ -156,8 +156,22 @@ class _Story:
         return self.rng.choice([n for n in NAMES if n not in self.known and n != self.who])
 
 
+def wordings(key: str, split: str) -> tuple[str, ...]:
+    """The sentence templates of relation ``key`` in ``split``; no two splits share one.
+
+    A language model is nearly always right on the wordings that it was trained on, so its mistakes
+    there teach a reward model nothing: the last third of the training wordings is kept from the
+    language model and forms the split ``reward``.
+    """
+    training, test = TEMPLATES[key]
+    if split == "test":
+        return test
+    kept = len(training) - max(1, len(training) // 3)
+    return training[:kept] if split == "train" else training[kept:]
+
+
 def _pick(rng: Random, key: str, split: str) -> str:
-    return rng.choice(TEMPLATES[key][SPLITS.index(split)])
+    return rng.choice(wordings(key, split))
 
 
 def _fill(rng: Random, template: str, fields: dict[str, object]) -> str:
@@ -406,7 +420,8 @@ def generate_problem(
     """Problem ``index`` of the stream ``(seed, split)``.
 
     Args:
-        split: ``train`` or ``test``; the two use disjoint sentence templates.
+        split: ``train`` (for language models), ``reward`` (for reward models) or ``test``; their
+            sentence templates are disjoint.
         index: position in the stream, from 0.
         steps: smallest and largest number of solution lines (inclusive); the number is drawn
             uniformly between them, and the problem has exactly that many.
