@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import difflib
 import functools
+import hashlib
 import inspect
 import itertools
+import json
 import os
 import pkgutil
 import sys
@@ -257,6 +259,10 @@ def flatten(options: Any, prefix: str = "") -> dict[str, Any]:
 def _call(function: Function, options: DictConfig) -> object:
     """Build what has a `_target_` and call `function` with the options as keywords."""
     plain = typing.cast(dict[str, Any], OmegaConf.to_container(options, resolve=True))
+    # Where a run lies is not what it is: a moved folder continues.
+    arguments = {name: value for name, value in plain.items() if name != "out"}
+    if isinstance(plain.get("out"), str):
+        plain["out"] = plain["out"].replace("{digest}", _digest(arguments))
     # An option may serve only as a value that others refer to (`n: ${n}` in a group's file).
     accepted = inspect.signature(function).parameters
     try:
@@ -266,9 +272,14 @@ def _call(function: Function, options: DictConfig) -> object:
             raise UsageError(str(error.__cause__)) from error
         raise
     if "arguments" in accepted:
-        # Where a run lies is not what it is: a moved folder continues.
-        keywords["arguments"] = {name: value for name, value in plain.items() if name != "out"}
+        keywords["arguments"] = arguments
     return function(**keywords)
+
+
+def _digest(arguments: dict[str, Any]) -> str:
+    """Eight hexadecimal digits, so that the default folders of two commands differ."""
+    text = json.dumps(arguments, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _build(value: Any) -> Any:

@@ -215,6 +215,15 @@ def test_multirun_runs_every_combination_and_survives_a_failure(capsys):
     assert told[-1] == "error: thirteen is refused"
 
 
+def test_a_digest_in_the_folder_tells_commands_apart():
+    def folder(*argv: str) -> str:
+        assert run("out='runs/x-{digest}'", *argv) == 0
+        return calls[-1]["out"]
+
+    assert folder() == folder() and len(folder()) == len("runs/x-") + 8
+    assert len({folder(), folder("seed=3"), folder("planner.horizon=7")}) == 3
+
+
 def test_multirun_checks_every_run_before_the_first(capsys):
     assert run("-m", "planner=cem,mpi") == 2
     assert "unknown planner 'mpi': did you mean 'mppi'?" in capsys.readouterr().err

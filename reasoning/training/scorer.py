@@ -202,11 +202,15 @@ def sample_training_data(
     seed: int,
     workers: int,
 ) -> None:
-    """Write ``num`` solutions by the language model of each generated train problem, as JSONL.
+    """Write ``num`` solutions by the language model of each generated problem, as JSONL.
 
-    Problems are those of the stream ``(seed, "train")``; ``workers`` processes share them.
+    Of every four problems three are of the stream ``(seed, "reward")``, whose wordings the language
+    model has not seen, and one of ``(seed, "train")``; ``workers`` processes share them.
     """
-    problems = generate_problems("train", num_problems, steps, seed)
+    familiar = num_problems // 4
+    problems = generate_problems("reward", num_problems - familiar, steps, seed)
+    problems += generate_problems("train", familiar, steps, seed) if familiar else []
+    random.Random(seed).shuffle(problems)
     size = 128
     parts = [problems[i : i + size] for i in range(0, num_problems, size)]
     jobs = [(lm, part, num, temperature, seed + i) for i, part in enumerate(parts)]
@@ -236,14 +240,14 @@ def _sample_part(job: tuple[str | Path, list[Problem], int, float, int]) -> list
 def append_corrupted(
     path: Path, num_problems: int, num: int, steps: tuple[int, int], seed: int
 ) -> None:
-    """Add generated train problems with their solution, right and spoilt in ``num`` - 1 ways.
+    """Add generated problems with their solution, right and spoilt in ``num`` - 1 ways.
 
     The language model is right too often to show what a wrong line looks like; so one line of the
     known solution gets a wrong result, operator or number, and the rest is left out.
     """
     rng = random.Random(seed)
     with open(path, "a") as file:
-        for problem in generate_problems("train", num_problems, steps, seed + 1):
+        for problem in generate_problems("reward", num_problems, steps, seed + 1):
             texts = [problem.solution_text()] + [corrupt(problem, rng) for _ in range(num - 1)]
             file.write(json.dumps([problem, texts]) + "\n")
 
@@ -282,11 +286,11 @@ def train_scorer(
     lm: str | Path,
     steps: int = 1000,
     minutes: float | None = None,
-    num_problems: int = 3584,
+    num_problems: int = 8000,
     samples: int = 8,
-    corrupted: int = 9000,
-    temperature: float = 0.8,
-    problem_steps: tuple[int, int] = (2, 6),
+    corrupted: int = 4000,
+    temperature: float = 1.0,
+    problem_steps: tuple[int, int] = (2, 5),
     extra_layers: int = 0,
     rows: int = 8,
     length: int = 768,
@@ -305,8 +309,9 @@ def train_scorer(
         lm: folder of the language model.
         steps: optimiser steps.
         minutes: wall-clock budget, see ``train_lm``.
-        num_problems, samples: train problems, and solutions sampled for each.
-        corrupted: further train problems, with their solution and spoilt copies of it.
+        num_problems, samples: problems, three in four with wordings that the language model has not
+            seen, and solutions sampled for each.
+        corrupted: further problems, with their solution and spoilt copies of it.
         temperature: of the sampling.
         problem_steps: range of solution lines.
         extra_layers: layers added on top of the language model's.
