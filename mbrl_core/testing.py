@@ -142,26 +142,32 @@ class _Laws:
         order = torch.arange(total)
         whole = at(order)
         for r in range(total):
-            alone = at(order[r : r + 1])
+            alone = _rows_of(at(order[r : r + 1]), order[:1])
             _claim(
                 _same(_rows_of(whole, order[r : r + 1]), alone, self.tolerance),
                 f"{part} gives row {r} another result alone than in a batch: rows must be "
                 "independent, and draw from the generator of their own",
             )
         _claim(
-            _same(_rows_of(whole, order.flip(0)), at(order.flip(0)), self.tolerance),
+            _same(
+                _rows_of(whole, order.flip(0)), _rows_of(at(order.flip(0)), order), self.tolerance
+            ),
             f"{part} must give permuted rows for permuted inputs",
         )
 
 
 def _rows_of(result: Any, index: Tensor) -> Any:
-    """The given rows of what a part of a model returned."""
+    """The given rows of what a part of a model returned; of a proposal, without the last slots
+    where all these rows leave them empty: how many there are may depend on the batch."""
     if isinstance(result, Proposal):
-        number = result.log_prior.shape[1]
-        slots = (index.unsqueeze(1) * number + torch.arange(number)).flatten()
-        tokens = _rows_of(result.tokens, index)
-        return Proposal(
-            rows.take(result.actions, slots), rows.take(result.log_prior, index), tokens
+        log_prior = result.log_prior[index]
+        used = int((log_prior > -torch.inf).any(0).nonzero().max()) + 1
+        slots = index.unsqueeze(1) * result.log_prior.shape[1] + torch.arange(used)
+        return result._replace(
+            actions=rows.take(result.actions, slots.flatten()),
+            log_prior=log_prior[:, :used],
+            tokens=_rows_of(result.tokens, index),
+            drawn=_rows_of(result.drawn, index),
         )
     if isinstance(result, Transition):
         return Transition(*(_rows_of(part, index) for part in result))
@@ -201,6 +207,10 @@ def _check_proposal(proposal: Proposal, total: int, num: int) -> None:
         f"{part} must return {expected} actions, candidate k of row r at r*K + k, not "
         f"{rows.count(proposal.actions)}",
     )
+    if proposal.drawn is not None:
+        drawn, slots = proposal.drawn, (prior > -torch.inf).sum(1)
+        good = tuple(drawn.shape) == (total,) and bool(((slots <= drawn) & (drawn <= num)).all())
+        _claim(good, f"{part} must return drawn [{total}] between the slots it filled and {num}")
     _check_tokens(part, proposal.tokens, total)
 
 
@@ -400,7 +410,8 @@ class _Counted:
         """See `Policy`."""
         assert self.original.policy is not None
         proposal = self.original.policy.propose(state, num, rng=rng)
-        self._count("proposals", int((proposal.log_prior > -torch.inf).sum()), proposal.tokens)
+        drawn = proposal.log_prior > -torch.inf if proposal.drawn is None else proposal.drawn
+        self._count("proposals", int(drawn.sum()), proposal.tokens)
         return proposal
 
     def value(self, state: Rows) -> Tensor:

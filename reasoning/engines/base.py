@@ -72,5 +72,8 @@ class Engine(Protocol):
         ...
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
-        """Per request, log-probabilities [positions, options] among its options alone."""
+        """Per request, log-probabilities [positions, options] among its options alone.
+
+        Raises ValueError where a text does not fit in the model's context.
+        """
         ...

@@ -160,6 +160,12 @@ class TransformersEngine:
     @torch.inference_mode()
     def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
         """See `Engine`. Requests that share their leading tokens share one prefill of these."""
+        longest = max((len(request.tokens) for request in requests), default=0)
+        if longest > self.context:
+            raise ValueError(
+                f"a text of {longest} tokens to score does not fit in the {self.context} tokens of "
+                f"{self.name}"
+            )
         done: dict[int, Tensor] = {}
         for batch in self._batches([request.tokens for request in requests]):
             chosen = [requests[i] for i in batch]
@@ -178,18 +184,21 @@ class TransformersEngine:
             rests = [request.tokens for request in requests]
         tokens, rest_mask = self._pad(rests)
         mask = torch.cat([mask.to(self.device), rest_mask], 1)
+        # Texts end together: a position is counted from the right edge.
+        places = [[tokens.shape[1] - len(r.tokens) + p for p in r.positions] for r in requests]
+        read = sorted({place for row in places for place in row})
         out = self.model(
             input_ids=tokens,
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :],
             past_key_values=cache,
+            logits_to_keep=torch.tensor(read, device=self.device),
         )
-        logits = []
-        for row, (request, rest) in enumerate(zip(requests, rests, strict=True)):
-            offset = tokens.shape[1] - len(rest) - (len(request.tokens) - len(rest))
-            at = torch.tensor(request.positions, device=self.device) + offset
-            logits.append(out.logits[row, at][:, list(request.options)])
-        return logits
+        where = {place: i for i, place in enumerate(read)}
+        return [
+            out.logits[row, [where[place] for place in placed]][:, list(request.options)]
+            for row, (request, placed) in enumerate(zip(requests, places, strict=True))
+        ]
 
     def _prefill(
         self, prompts: list[tuple[int, ...]], wanted: Sequence[tuple[int, ...]]

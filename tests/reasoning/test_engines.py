@@ -306,6 +306,14 @@ def test_requests_beyond_the_context_are_refused(engine):
     one_sentence(error)
 
 
+def test_texts_to_score_beyond_the_context_are_refused(engine):
+    text = tuple(range(3, 3 + engine.context))
+    assert engine.score([ScoreRequest(text, (5, 255), (7, 8))])[0].shape == (2, 2)
+    with pytest.raises(ValueError, match="257 tokens to score does not fit in the 256") as error:
+        engine.score([ScoreRequest((*text, 3), (5,), (7, 8))])
+    one_sentence(error)
+
+
 def test_an_empty_prompt_is_refused(engine):
     with pytest.raises(ValueError, match="at least one prompt token"):
         engine.generate([Request((), 5, 0.0, 0)])
