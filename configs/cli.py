@@ -54,6 +54,7 @@ class Composed(NamedTuple):
 
     options: DictConfig
     choices: dict[str, str]  # config group -> the file chosen in it
+    referred: str  # the options as text before `${...}` was resolved
 
 
 def run(
@@ -83,13 +84,16 @@ def run(
         _refuse_flags(overrides)
         if flags & {"--help", "-h"}:
             composed = compose(config_name, overrides)
-            print(render_help(CONFIG_FOLDER, config_name, *composed, doc), flush=True)
+            options, choices, _ = composed
+            print(render_help(CONFIG_FOLDER, config_name, options, choices, doc), flush=True)
         elif "--cfg" in flags:
             print(OmegaConf.to_yaml(compose(config_name, overrides, function).options), end="")
         elif flags & {"--multirun", "-m"}:
             _multirun(config_name, function, overrides)
         else:
-            _call(function, compose(config_name, overrides, function).options)
+            composed = compose(config_name, overrides, function)
+            _note_idle(overrides, composed, function)
+            _call(function, composed.options)
     except UsageError as error:
         return _explain(error, 2, "--traceback" in flags)
     except ModuleNotFoundError as error:
@@ -146,6 +150,19 @@ def _refuse_flags(overrides: Sequence[str]) -> None:
             raise UsageError(f"{item!r} is not an option: options are written name=value")
 
 
+def _note_idle(overrides: Sequence[str], composed: Composed, function: Function) -> None:
+    """Say which options that the user set decide nothing under the choices made."""
+    for name in (item.split("=")[0] for item in overrides):
+        idle = f"${{{name}}}" not in composed.referred and name in composed.options
+        if (
+            idle
+            and name not in composed.choices
+            and name not in inspect.signature(function).parameters
+        ):
+            chosen = ", ".join(f"{group}={file}" for group, file in composed.choices.items())
+            print(f"note: {name!r} has no effect with {chosen}", file=sys.stderr)
+
+
 def _explain(error: Exception, code: int, with_traceback: bool) -> int:
     """Tell the user in one sentence; returns the exit code."""
     if with_traceback:
@@ -192,10 +209,11 @@ def _compose(config_name: str, overrides: Sequence[str]) -> Composed:
         HydraConfig.instance().set_config(config)  # for ${hydra:runtime.choices.planner}
         OmegaConf.set_struct(config, False)
         del config["hydra"]
+        referred = OmegaConf.to_yaml(config)
         OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(str(error)) from error
-    return Composed(config, choices)
+    return Composed(config, choices, referred)
 
 
 def _is_group(override: Override) -> bool:

@@ -215,6 +215,15 @@ def test_multirun_runs_every_combination_and_survives_a_failure(capsys):
     assert told[-1] == "error: thirteen is refused"
 
 
+@pytest.mark.parametrize(("strategy", "idle"), [("greedy", True), ("best_of_n", False)])
+def test_an_option_that_decides_nothing_is_pointed_out(strategy, idle, capsys):
+    def evaluate(*, strategy: Any, task: str) -> None: ...
+
+    assert cli.run("evals_reasoning", evaluate, "", argv=[f"strategy={strategy}", "n=4"]) == 0
+    note = f"note: 'n' has no effect with strategy={strategy}\n"
+    assert capsys.readouterr().err == note * idle
+
+
 def test_a_digest_in_the_folder_tells_commands_apart():
     def folder(*argv: str) -> str:
         assert run("out='runs/x-{digest}'", *argv) == 0
