@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 
 from reasoning.tasks.gsm8k import load_gsm8k
 from reasoning.training.corpus import Batch, Corpus, assemble, encode, pack, training_problems
-from reasoning.training.loop import Job, Run, Team, launch
+from reasoning.training.loop import Job, Run, Team, job_of, launch
 from reasoning.training.optim import load_checkpoint
 from reasoning.training.tokenizer import PROMPT, save_tokenizer, train_tokenizer
 
@@ -145,20 +144,11 @@ def train_lm(
         ValueError: ``steps`` or ``workers`` below 1, or a checkpoint with other settings.
         FloatingPointError: the loss is not finite.
     """
-    if steps < 1 or workers < 1:
-        raise ValueError(f"steps and workers must be at least 1, not {steps} and {workers}")
-    settings: dict[str, Any] = {k: v for k, v in locals().items() if k not in _NOT_SETTINGS}
-    settings["problem_steps"] = list(problem_steps)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    if load_checkpoint(out / "checkpoint.pt", settings) is None:
-        prepare(out, gsm8k, num_problems, redraws, problem_steps, vocab_size, length, seed)
-    job = Job(out, settings, minutes, compile, save_every, log_every)
+    job = job_of(dict(locals()), not_settings=["gsm8k"])
+    if load_checkpoint(job.out / "checkpoint.pt", job.settings) is None:
+        prepare(job.out, gsm8k, num_problems, redraws, problem_steps, vocab_size, length, seed)
     launch(_train_worker, job, workers)
-    return out
-
-
-_NOT_SETTINGS = ("out", "gsm8k", "compile", "workers", "save_every", "log_every", "minutes")
+    return job.out
 
 
 def _train_worker(rank: int, job: Job, team: Team) -> None:

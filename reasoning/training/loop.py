@@ -42,6 +42,31 @@ class Job(NamedTuple):
     log_every: int
 
 
+def job_of(given: dict[str, Any], *, not_settings: Sequence[str] = ()) -> Job:
+    """The job that the keywords of a training command describe; makes its folder.
+
+    Args:
+        given: all keywords of the command, ``out``, ``steps`` and ``workers`` among them.
+        not_settings: names of keywords that a resumed run may change, besides those of ``Job``.
+
+    Raises:
+        ValueError: ``steps`` or ``workers`` below 1.
+    """
+    if given["steps"] < 1 or given["workers"] < 1:
+        raise ValueError(
+            f"steps and workers must be at least 1, not {given['steps']} and {given['workers']}"
+        )
+    out = Path(given["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    own = ("minutes", "compile", "save_every", "log_every")
+    settings = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in given.items()
+        if name not in ("out", "workers", *own, *not_settings)
+    }
+    return Job(out, settings, **{name: given[name] for name in own})
+
+
 class Team(NamedTuple):
     """This process among the ``size`` processes that share each batch."""
 

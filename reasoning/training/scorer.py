@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from reasoning.tasks.generator import generate_problems
 from reasoning.tasks.types import Problem
 from reasoning.training.augment import evaluate
 from reasoning.training.corpus import Corpus, pack
-from reasoning.training.loop import Job, Run, Team, launch
+from reasoning.training.loop import Job, Run, Team, job_of, launch
 from reasoning.training.optim import load_checkpoint
 from reasoning.training.sampling import sample
 from reasoning.training.tokenizer import PROMPT, STEP_TAG
@@ -328,15 +328,10 @@ def train_scorer(
         ValueError: ``steps`` or ``workers`` below 1, or a checkpoint with other settings.
         FloatingPointError: the loss is not finite.
     """
-    if steps < 1 or workers < 1:
-        raise ValueError(f"steps and workers must be at least 1, not {steps} and {workers}")
-    settings: dict[str, Any] = {k: v for k, v in locals().items() if k not in _NOT_SETTINGS}
     lm = folder_of(str(lm))
-    settings["problem_steps"], settings["lm"] = list(problem_steps), lm
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    load_checkpoint(out / "checkpoint.pt", settings)
-    path = out / "samples.jsonl"
+    job = job_of(dict(locals()))
+    load_checkpoint(job.out / "checkpoint.pt", job.settings)
+    path = job.out / "samples.jsonl"
     if not path.is_file():
         partial = path.with_suffix(".tmp")
         sample_training_data(
@@ -344,12 +339,9 @@ def train_scorer(
         )
         append_corrupted(partial, corrupted, 6, problem_steps, seed)
         partial.rename(path)
-    AutoTokenizer.from_pretrained(lm).save_pretrained(str(out))
-    launch(_train_worker, Job(out, settings, minutes, compile, save_every, log_every), workers)
-    return out
-
-
-_NOT_SETTINGS = ("out", "compile", "workers", "save_every", "log_every", "minutes")
+    AutoTokenizer.from_pretrained(lm).save_pretrained(str(job.out))
+    launch(_train_worker, job, workers)
+    return job.out
 
 
 def _train_worker(rank: int, job: Job, team: Team) -> None:

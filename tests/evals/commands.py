@@ -28,6 +28,26 @@ def start(module: str, argv: list[str], folder: Path) -> subprocess.Popen[str]:
     )
 
 
+def killed_and_resumed(
+    module: str, argv: list[str], folder: Path, total: int
+) -> tuple[list[dict[str, Any]], str]:
+    """Run a command in `folder / "run"`, kill it after its first record, and let it finish.
+
+    The records in the end, of which those from before the kill have stayed as they were, and what
+    the second run printed.
+    """
+    out = folder / "run"
+    done = kill_after_first_record(start(module, argv, folder), out)
+    assert 0 < done < total and not (out / "summary.json").exists()
+    kept = records_of(out)
+    again = start(module, argv, folder)
+    output, errors = again.communicate()
+    assert again.returncode == 0, errors
+    records = records_of(out)
+    assert records[: len(kept)] == kept and len(records) == total
+    return records, output
+
+
 def kill_after_first_record(process: subprocess.Popen[str], out: Path) -> int:
     """Kill the process once a record is on disk; how many there are."""
     path = out / "records.jsonl"

@@ -9,7 +9,7 @@ from configs import cli
 from control.world_model import WorldModel, build_ensemble, save_world_model
 from evals.control import evaluate, summarize
 from mbrl_core import Box, generator
-from tests.evals.commands import kill_after_first_record, records_of, start, summary_of, timeless
+from tests.evals.commands import killed_and_resumed, records_of, summary_of, timeless
 
 EPISODES, REPEAT = 10, 10
 ENV = "gym/Pendulum-v1"
@@ -47,19 +47,12 @@ def run(argv: list[str]) -> int:
 
 
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(options, tmp_path):
-    out, whole = tmp_path / "run", tmp_path / "whole"
-    done = kill_after_first_record(start("evals.control", options(), tmp_path), out)
-    assert 0 < done < EPISODES and not (out / "summary.json").exists()
-    kept = records_of(out)
-    again = start("evals.control", options(), tmp_path)
-    output, errors = again.communicate()
-    assert again.returncode == 0, errors
+    whole = tmp_path / "whole"
+    records, output = killed_and_resumed("evals.control", options(), tmp_path, EPISODES)
     assert f"over {EPISODES} episodes" in output
-    records = records_of(out)
     assert [record["id"] for record in records] == list(range(EPISODES))
-    assert records[: len(kept)] == kept
     assert run(options(out="whole")) == 0
-    assert timeless(summary_of(out)) == timeless(summary_of(whole))
+    assert timeless(summary_of(tmp_path / "run")) == timeless(summary_of(whole))
     assert list(map(timeless, records)) == list(map(timeless, records_of(whole)))
     assert {path.name for path in tmp_path.iterdir()} == {"run", "whole"}
 

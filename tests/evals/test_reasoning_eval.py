@@ -13,7 +13,7 @@ from mbrl_core import Budget
 from reasoning.reasoner import Reasoner
 from reasoning.strategies import best_of_n, mcts, tree_of_thoughts
 from reasoning.tasks import Problem, generate_problems
-from tests.evals.commands import kill_after_first_record, records_of, start, summary_of, timeless
+from tests.evals.commands import killed_and_resumed, records_of, summary_of, timeless
 from tests.language import Checker, save_tiny_model, scripted, total_of
 
 PROBLEMS = 10
@@ -43,20 +43,13 @@ def run(argv: list[str]) -> int:
 
 
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(options, tmp_path):
-    out, whole = tmp_path / "run", tmp_path / "whole"
-    done = kill_after_first_record(start("evals.reasoning", options(), tmp_path), out)
-    assert 0 < done < PROBLEMS and not (out / "summary.json").exists()
-    kept = records_of(out)
-    again = start("evals.reasoning", options(), tmp_path)
-    output, errors = again.communicate()
-    assert again.returncode == 0, errors
+    whole = tmp_path / "whole"
+    records, output = killed_and_resumed("evals.reasoning", options(), tmp_path, PROBLEMS)
     assert f"on {PROBLEMS} problems" in output
-    records = records_of(out)
     ids = [problem.id for problem in generate_problems("test", PROBLEMS, (2, 4), 0)]
     assert [record["id"] for record in records] == ids
-    assert records[: len(kept)] == kept
     assert run(options(out="whole")) == 0
-    assert timeless(summary_of(out)) == timeless(summary_of(whole))
+    assert timeless(summary_of(tmp_path / "run")) == timeless(summary_of(whole))
     assert list(map(timeless, records)) == list(map(timeless, records_of(whole)))
     assert {path.name for path in tmp_path.iterdir()} == {"run", "whole"}
 
