@@ -119,8 +119,9 @@ class Ensemble(nn.Module):
         self.terminates = terminated is not None
         self.propagation: Propagation = _checked(propagation)
         self.aleatoric = aleatoric
-        # Where the rows of the latest step went. Rollouts hand the same member tensor on, so that
-        # a held member is grouped once per rollout, not once per step.
+        self.run = members  # rows in succession among which members are dealt evenly
+        # Where the rows of the latest step went. Rollouts hand the same members on, so that a held
+        # member is grouped once per rollout, not once per step.
         self._grouping: _Grouping | None = None
 
         action_dim = action_space.n if isinstance(action_space, Discrete) else len(action_space.low)
@@ -182,6 +183,29 @@ class Ensemble(nn.Module):
             other.discount = discount
         return other
 
+    def dealt(self, size: int) -> Ensemble:
+        """The same weights, each `size` rows in succession following all members evenly.
+
+        See `mbrl_core.Particles`. Runs of E rows do so already where one divides the other.
+        """
+        other = copy.copy(self)
+        aligned = size % self.members == 0 or self.members % size == 0
+        other.run = self.members if aligned else size
+        return other
+
+    def disagreement(self, state: EnsembleState, action: Tensor) -> Tensor:
+        """How far the members are apart: the standard deviation [R] of their mean predictions.
+
+        It is the root of their variance averaged over the T targets, in units of the targets'
+        standard deviation in the data (Sekar et al. 2020, "Planning to Explore via Self-Supervised
+        World Models", eq. 2, take the variance).
+        """
+        x = self.features(state.obs, action)
+        means = self._layers(x.expand(self.members, *x.shape), self.target_dim)
+        # Unlike a square root, the norm has a gradient where all members agree.
+        spread = torch.linalg.vector_norm(means - means.mean(0), dim=(0, 2))
+        return spread / (self.members * self.target_dim) ** 0.5
+
     # Networks
 
     def features(self, obs: Tensor, action: Tensor) -> Tensor:
@@ -240,7 +264,7 @@ class Ensemble(nn.Module):
     def _members(self, held: Tensor, rng: Rng) -> Tensor:
         fresh = torch.ones_like(held, dtype=torch.bool) if self.propagation == "ts_1" else held < 0
         if bool(fresh.all()):
-            return balanced_members(len(held), self.members, rng).to(held.device)
+            return balanced_members(len(held), self.members, rng, self.run).to(held.device)
         index = fresh.nonzero().squeeze(1)
         if len(index) == 0:
             return held
@@ -248,7 +272,9 @@ class Ensemble(nn.Module):
         gens = [rng] if isinstance(rng, torch.Generator) else list(rng)
         counts = (index // (len(held) // len(gens))).bincount(minlength=len(gens)).tolist()
         drawn = [
-            balanced_members(n, self.members, g) for g, n in zip(gens, counts, strict=True) if n
+            balanced_members(n, self.members, g, self.run)
+            for g, n in zip(gens, counts, strict=True)
+            if n
         ]
         return held.index_copy(0, index, torch.cat(drawn).to(held.device))
 
@@ -262,25 +288,27 @@ class _Grouping(NamedTuple):
     width: int
 
     def is_of(self, member: Tensor) -> bool:
-        """Whether this groups that very tensor."""
-        return member is self.member and _version(member) == self.version
+        """Whether this groups that very tensor, or all of it under another view."""
+        same = member.data_ptr() == self.member.data_ptr() and member.shape == self.member.shape
+        return same and member.is_contiguous() and _version(member) == self.version
 
 
 def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def balanced_members(rows: int, members: int, rng: Rng) -> Tensor:
-    """Members [rows] int64 such that each run of E rows of a root follows all E, in random order.
+def balanced_members(rows: int, members: int, rng: Rng, run: int | None = None) -> Tensor:
+    """Members [rows] int64 such that each `run` rows of a root follow all E evenly.
 
-    So a candidate simulated by a multiple of E particles is judged by all members alike, and the
-    groups of the batched product are equally large.
+    No member has more than one row above another in a run, and which do is random. Runs of E, the
+    default, or of a multiple make the groups of the batched product equally large.
     """
     roots = 1 if isinstance(rng, torch.Generator) else len(rng)
-    share = rows // roots
-    runs = -(-share // members)
-    order = draws.uniform(rng, roots * runs, members).argsort(1)
-    return order.view(roots, -1)[:, :share].flatten()
+    run = members if run is None else run
+    share, rounds = rows // roots, -(-run // members)
+    runs = -(-share // run)
+    order = draws.uniform(rng, roots * runs * rounds, members).argsort(1)
+    return order.view(roots * runs, -1)[:, :run].reshape(roots, -1)[:, :share].flatten()
 
 
 def _slots(member: Tensor, members: int) -> tuple[Tensor, int]:

@@ -6,8 +6,10 @@ generator draw together. So the numbers a root gets do not depend on the other r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +38,16 @@ def gumbel(rng: Rng, *shape: int) -> Tensor:
     return -torch.log(-torch.log(uniform(rng, *shape).clamp(min=tiny)))
 
 
+def gamma(rng: Rng, shape_parameter: float, *shape: int) -> Tensor:
+    """Gamma numbers of scale 1 [*shape]; rows divided by their sum are Dirichlet draws."""
+
+    def draw(size: tuple[int, ...], gen: torch.Generator) -> Tensor:
+        alpha = torch.full(size, shape_parameter, device=gen.device)
+        return torch._standard_gamma(alpha, generator=gen)
+
+    return _draw(draw, rng, shape)
+
+
 def integers(rng: Rng, high: int, *shape: int) -> Tensor:
     """Whole numbers in [0, high), int64 [*shape], the first axis being rows."""
     return _draw(
@@ -56,6 +68,27 @@ def copy(rng: Rng) -> Rng:
     if isinstance(rng, torch.Generator):
         return rng.clone_state()
     return [gen.clone_state() for gen in rng]
+
+
+class Seeded(Sequence[torch.Generator]):
+    """One generator per row, seeded with `seeds` [R] int64, made when one is first asked for.
+
+    Rows of equal seed get equal numbers. A model that draws nothing pays for no generator.
+    """
+
+    def __init__(self, seeds: Tensor, device: torch.device) -> None:
+        self._seeds = seeds
+        self._device = device
+
+    @cached_property
+    def _generators(self) -> list[torch.Generator]:
+        return [generator(seed, self._device) for seed in self._seeds.tolist()]
+
+    def __len__(self) -> int:
+        return len(self._seeds)
+
+    def __getitem__(self, row: Any) -> Any:
+        return self._generators[row]
 
 
 def take(rng: Rng, roots: Tensor) -> Rng:

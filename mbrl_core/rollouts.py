@@ -13,19 +13,9 @@ import torch
 from torch import Tensor
 
 from mbrl_core import rows
-from mbrl_core.types import Rollout, Rows, Transition
+from mbrl_core.returns import discounted_return
+from mbrl_core.types import Rollout, Rows
 from mbrl_core.world import World
-
-
-def discounted_return(rewards: Tensor, discounts: Tensor, value: Tensor | None = None) -> Tensor:
-    """sum_t (prod_{s<t} d_s) r_t + (prod_t d_t) value, for `rewards`, `discounts` [..., H]: [...].
-
-    `value` [...] is that of the state after the last step; none counts as zero.
-    """
-    weights = torch.cumprod(discounts, -1)
-    before = torch.cat([torch.ones_like(weights[..., :1]), weights[..., :-1]], -1)
-    total = (before * rewards).sum(-1)
-    return total if value is None else total + weights[..., -1] * value
 
 
 def simulate(
@@ -49,7 +39,8 @@ def simulate(
     moving = alive
     may_stop = world.terminates or interruptible  # else nothing is ever asked of the device
     actions: list[Rows] = []
-    steps: list[Transition] = []
+    rewards: list[Tensor] = []
+    discounts: list[Tensor] = []
     for t in range(horizon):
         if interruptible and t > 0:
             moving = alive & world.within_budget().to(alive.device).repeat_interleave(samples)
@@ -65,53 +56,30 @@ def simulate(
             alive = alive & (moved.discount != 0)
             moving = alive
         actions.append(action)
-        steps.append(moved)
-    rewards = torch.stack([step.reward for step in steps], -1)
-    discounts = torch.stack([step.discount for step in steps], -1)
+        rewards.append(moved.reward)  # the states on the way are let go of
+        discounts.append(moved.discount)
+    earned, weights = torch.stack(rewards, -1), torch.stack(discounts, -1)
     value = value_of_living(world, state, alive)
     shape = (world.roots, samples)
     return Rollout(
         actions=actions,
-        rewards=rewards.view(*shape, -1),
-        discounts=discounts.view(*shape, -1),
+        rewards=earned.view(*shape, -1),
+        discounts=weights.view(*shape, -1),
         final=state,
-        returns=discounted_return(rewards, discounts, value).view(shape),
+        returns=discounted_return(earned, weights, value).view(shape),
         ended=~alive.view(shape),
     )
 
 
-def simulate_actions(world: World, state: Rows, actions: Tensor, particles: int = 1) -> Rollout:
+def simulate_actions(world: World, state: Rows, actions: Tensor) -> Rollout:
     """The futures of N action sequences for each of B root states.
 
-    `actions` [B, N, H, A] (or [B, N, H] where they are discrete). With `particles` P > 1 each
-    sequence is simulated P times and its return is the mean (PETS, Chua et al. 2018, eq. 3);
-    rewards and discounts are then means over the particles and `final` is the first particle's.
+    `actions` [B, N, H, A] (or [B, N, H] where they are discrete).
     """
     samples, horizon = actions.shape[1:3]
     flat = actions.flatten(0, 1)
-    copies = rows.repeat(flat, particles)
-    rollout = simulate(
-        world,
-        rows.repeat(state, samples * particles),
-        lambda t, _state, _moving: copies[:, t],
-        horizon,
-        samples=samples * particles,
-    )
-    if particles == 1:
-        return rollout
-
-    def mean(x: Tensor) -> Tensor:
-        return x.unflatten(1, (samples, particles)).mean(2)
-
-    first = torch.arange(0, len(copies), particles, device=world.device)
-    return Rollout(
-        actions=[flat[:, t] for t in range(len(rollout.actions))],
-        rewards=mean(rollout.rewards),
-        discounts=mean(rollout.discounts),
-        final=rows.take(rollout.final, first),
-        returns=mean(rollout.returns),
-        ended=rollout.ended.unflatten(1, (samples, particles)).all(2),
-    )
+    start = rows.repeat(state, samples)
+    return simulate(world, start, lambda t, _state, _moving: flat[:, t], horizon, samples=samples)
 
 
 def simulate_policy(world: World, state: Rows, horizon: int, samples: int) -> Rollout:

@@ -1,5 +1,8 @@
 """Six verbs on rows: all that planners do to states and actions, but for cutting gradients.
 
+Wrappers of models, which hold several states in one row, have two more: `pack` and `unpack`.
+Planners that differentiate see the numbers of a state as one `vector`.
+
 Rows are a tensor [R, ...], a list of R objects, or a tuple, NamedTuple or dict of rows. Indices are
 int64 tensors.
 """
@@ -102,13 +105,67 @@ def put(rows: Rows | None, index: Tensor, new: Rows, *, size: int) -> Rows:
 
     def store(table: Any, leaf: Any) -> Any:
         if isinstance(table, Tensor):
-            table[index.to(table.device)] = leaf
+            table.index_copy_(0, index.to(table.device), leaf)
         else:
             for i, item in zip(index.tolist(), leaf, strict=True):
                 table[i] = item
         return table
 
     return _map(store, rows, new)
+
+
+def pack(rows: Rows, size: int) -> Rows:
+    """R*size rows to R rows of `size` each: tensors [R, size, ...], lists of tuples."""
+    return _map(
+        lambda leaf: (
+            leaf.unflatten(0, (-1, size))
+            if isinstance(leaf, Tensor)
+            else [tuple(leaf[i : i + size]) for i in range(0, len(leaf), size)]
+        ),
+        rows,
+    )
+
+
+def unpack(rows: Rows) -> Rows:
+    """The rows that `pack` made into fewer; tensors are not copied where they need not be."""
+    return _map(
+        lambda leaf: (
+            leaf.flatten(0, 1)
+            if isinstance(leaf, Tensor)
+            else [item for packed in leaf for item in packed]
+        ),
+        rows,
+    )
+
+
+def vector(rows: Rows) -> Tensor:
+    """The tensors in floating point side by side, flattened: [R, S].
+
+    Raises ValueError where there are none.
+    """
+    parts = [
+        leaf.flatten(1) if leaf.dim() > 1 else leaf.unsqueeze(1)
+        for leaf in leaves(rows)
+        if _is_real(leaf)
+    ]
+    if not parts:
+        raise ValueError("rows without a tensor in floating point are no vectors")
+    return torch.cat(parts, 1)
+
+
+def with_vector(rows: Rows, vector: Tensor) -> Rows:
+    """The same rows with the numbers of `vector` [R, S], laid out as `vector` of them is."""
+    begin = 0
+
+    def exchange(leaf: Any) -> Any:
+        nonlocal begin
+        if not _is_real(leaf):
+            return leaf
+        end = begin + leaf[:1].numel()
+        part, begin = vector[:, begin:end].view_as(leaf).to(leaf.dtype), end
+        return part
+
+    return _map(exchange, rows)
 
 
 def detach(rows: Rows) -> Rows:
@@ -121,6 +178,10 @@ def leaves(rows: Rows) -> list[Any]:
     if isinstance(rows, (Tensor, list)):
         return [rows]
     return [leaf for part in _parts(rows) for leaf in leaves(part)]
+
+
+def _is_real(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
 
 
 def _parts(rows: Rows) -> list[Rows]:

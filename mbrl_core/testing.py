@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 import mbrl_core
-from mbrl_core import draws, rows
+from mbrl_core import draws, rows, world
 from mbrl_core.draws import generator
 from mbrl_core.types import (
     Box,
@@ -38,6 +38,7 @@ from mbrl_core.types import (
     Transition,
     Tree,
 )
+from mbrl_core.uncertainty import Unsure
 
 
 def check_model(
@@ -73,6 +74,11 @@ def check_model(
     dynamics = model.dynamics
     _check_transition(model, dynamics.step(state, action, rng=generator(seed)), total)
     laws.check("Dynamics.step", lambda s, a, rng: dynamics.step(s, a, rng=rng), state, action)
+    _check_step_rows(model, state, action, seed)
+    if isinstance(dynamics, Unsure):
+        unsure = dynamics.disagreement
+        _check_disagreement(unsure(state, action), total)
+        laws.check("Dynamics.disagreement", lambda s, a, _rng: unsure(s, a), state, action)
 
 
 def check_planner(
@@ -214,6 +220,27 @@ def _check_proposal(proposal: Proposal, total: int, num: int) -> None:
     _check_tokens(part, proposal.tokens, total)
 
 
+def _check_step_rows(model: Model, state: Rows, action: Rows, seed: int) -> None:
+    part, total = "Dynamics.step_rows", rows.count(state)
+    after = model.dynamics.step(state, action, rng=generator(seed)).state
+    each, later = world.step_rows(model, state), world.step_rows(model, after)
+    if isinstance(each, int) and isinstance(later, int):
+        _claim(1 <= later <= each, f"{part} must be at least 1 and never grow along a path")
+        return
+    for number in (each, later):
+        shape = tuple(number.shape) if isinstance(number, Tensor) else ()
+        _claim(shape == (total,), f"{part} must return numbers [{total}], or one int for all")
+    assert isinstance(each, Tensor) and isinstance(later, Tensor)
+    falls = bool((each >= 1).all()) and bool((later <= each).all())
+    _claim(falls, f"{part} must be at least 1 and never grow along a path")
+
+
+def _check_disagreement(unknown: Tensor, total: int) -> None:
+    part = "Dynamics.disagreement"
+    _check_numbers(part, "numbers", unknown, (total,))
+    _claim(bool((unknown >= 0).all()), f"{part} must return numbers of at least 0")
+
+
 def _check_value(value: Tensor, total: int) -> None:
     _check_numbers("Value.value", "values", value, (total,))
 
@@ -272,8 +299,11 @@ def _check_plan(name: str, model: Model, plan: Plan, roots: int) -> None:
     finite = bool(torch.isfinite(plan.value[plan.valid]).all())
     _claim(finite, f"{name} must return a finite Plan.value where Plan.valid is true")
     space = model.action_space
-    if isinstance(space, Box) and isinstance(plan.action, Tensor):
-        _claim(_inside(space, plan.action), f"{name} must return actions inside the bounds")
+    for action in (plan.action, *plan.then):
+        number = rows.count(action)
+        _claim(number == roots, f"{name} must return Plan.then of {roots} rows, not {number}")
+        if isinstance(space, Box) and isinstance(action, Tensor):
+            _claim(_inside(space, action), f"{name} must return actions inside the bounds")
     _check_trace(name, plan.trace, roots)
 
 
@@ -283,7 +313,7 @@ def _check_trace(name: str, trace: Rollout | Tree, roots: int) -> None:
         good = all(
             getattr(trace, what).shape == shape
             for what in Tree._fields
-            if what not in ("size", "states", "actions")
+            if what not in ("size", "states", "actions", "root")
         )
         good &= shape[0] == roots and rows.count(trace.states) == flat
         children = (torch.arange(shape[1]) >= 1) & (
@@ -403,8 +433,16 @@ class _Counted:
         if isinstance(space, Box) and isinstance(action, Tensor):
             self.outside |= not _inside(space, action.detach())
         moved = self.original.dynamics.step(state, action, rng=rng)
-        self._count("steps", rows.count(state), moved.tokens)
+        self._count("steps", _total(self.step_rows(state), state), moved.tokens)
         return moved
+
+    def step_rows(self, state: Rows) -> Tensor | int:
+        """See `Dynamics`."""
+        return world.step_rows(self.original, state)
+
+    def value_rows(self, state: Rows) -> Tensor | int:
+        """See `Value`."""
+        return world.value_rows(self.original, state)
 
     def propose(self, state: Rows, num: int, *, rng: Rng) -> Proposal:
         """See `Policy`."""
@@ -418,7 +456,7 @@ class _Counted:
         """See `Value`."""
         assert self.original.value is not None
         value = self.original.value.value(state)
-        self._count("values", rows.count(state), None)
+        self._count("values", _total(self.value_rows(state), state), None)
         return value
 
     def _count(self, what: str, number: int, tokens: Tokens | None) -> None:
@@ -444,6 +482,11 @@ class _Counted:
                 _claim(booked == seen, f"{name} booked {booked} {what}, and the model saw {seen}")
         differentiated = bool((cost.gradients <= cost.steps).all())
         _claim(differentiated, f"{name} cannot differentiate through rows it never stepped")
+
+
+def _total(each: Tensor | int, state: Rows) -> int:
+    """The model rows that all rows take together."""
+    return each * rows.count(state) if isinstance(each, int) else int(each.sum())
 
 
 # Comparing

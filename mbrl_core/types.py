@@ -52,11 +52,18 @@ class Proposal(NamedTuple):
     log_prior: Tensor  # [R, K]; any constant may be added per state; -inf marks an empty slot
     tokens: Tokens | None = None
     drawn: Tensor | None = None  # [R] candidates drawn, where equal ones were merged
+    chance: Tensor | None = None  # [R] bool: nature chooses, log_prior are her probabilities
 
 
 @runtime_checkable
 class Dynamics(Protocol):
-    """What happens next. A class may set `terminates = False` to promise discount > 0 always."""
+    """What happens next. A class may set `terminates = False` to promise discount > 0 always.
+
+    Two more members are optional. `step_rows(state)`, the model rows [R] that a step of each row
+    takes (or one int for all), belongs to wrappers whose step is several steps of another model:
+    the ledger and the budget count these. It may not grow along a path.
+    `disagreement(state, action)` [R] says how little is known of a step, see `Unsure`.
+    """
 
     def step(self, state: Rows, action: Rows, *, rng: Rng) -> Transition:
         """R states and R actions to R transitions; row r depends on row r alone."""
@@ -75,7 +82,10 @@ class Policy(Protocol):
 
 @runtime_checkable
 class Value(Protocol):
-    """How good a place is: the expected discounted return from a state that has not ended."""
+    """How good a place is: the expected discounted return from a state that has not ended.
+
+    `value_rows(state)` is optional: what `Dynamics.step_rows` is for steps.
+    """
 
     def value(self, state: Rows) -> Tensor:
         """R states to values [R]."""
@@ -110,6 +120,8 @@ class Budget(NamedTuple):
     `steps`, `proposals`, `gradients` and `calls` are never exceeded: an iteration that does not fit
     is cut to the candidates that do, or not begun. What a call will take in tokens and seconds is
     known only when it returns, so these two stop a search at the first check at or past the limit.
+    Planners over action sequences foresee the time: they begin no iteration but the first that, by
+    the longest so far, would end past it.
     """
 
     steps: int | None = None  # dynamics rows per root
@@ -169,6 +181,16 @@ class Rollout(NamedTuple):
     ended: Tensor  # [B, N] bool: the future reached the end of its episode
 
 
+class RootPolicy(NamedTuple):
+    """What a tree search found out about the K candidates of its B roots: a policy's target."""
+
+    actions: Rows  # B*K rows
+    weights: Tensor  # [B, K] recommended probabilities; zeros where nothing was proposed
+    logits: Tensor  # [B, K] of the policy; -inf = empty slot
+    visits: Tensor  # [B, K]
+    q: Tensor  # [B, K] reward + discount * value; 0 where unvisited
+
+
 class Tree(NamedTuple):
     """The search trees of B roots. Node 0 is the root; nodes are numbered in the order of
     expansion, so a parent's number is below its children's. Slots past `size` are empty."""
@@ -185,6 +207,7 @@ class Tree(NamedTuple):
     discount: Tensor  # [B, M] of the edge into the node; 0 = the episode ended here
     states: Rows  # B*M rows
     actions: Rows  # B*M rows: the action of the edge into the node; meaningless at the root
+    root: RootPolicy | None = None  # where the search recommends a policy
 
 
 class Plan(NamedTuple):
@@ -198,6 +221,7 @@ class Plan(NamedTuple):
     valid: (
         Tensor  # [B] bool; False where no candidate had a finite return and a fallback is returned
     )
+    then: Sequence[Rows] = ()  # the actions after `action`, B rows each; empty after a tree search
 
 
 class Event(NamedTuple):

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -38,20 +40,25 @@ class World:
         self.model = model
         self.rng = rng
         self.budget = budget or Budget()
+        self.unlimited = self.budget == Budget()
         self.roots = rows.count(state)
         if self.roots == 0:
             raise ValueError(f"{planner} was given no root state: at least one row is needed")
-        self.dtype, self.device = _place(state)
+        self.dtype, self.device = place(state)
         self.terminates = getattr(model.dynamics, "terminates", True)
+        each = step_rows(model, state)  # no row can become dearer than the dearest root
+        self.step_rows = each if isinstance(each, int) else int(each.max())
         if not isinstance(rng, torch.Generator) and len(rng) != self.roots:
             raise ValueError(
                 f"{planner} was given {len(rng)} generators for {self.roots} root states: "
                 "give one generator, or one per root"
             )
         self._started = time.perf_counter()
+        self._longest = 0.0
         self._calls = 0
         self._booked: dict[str, int] = {}
         self._ledger = {name: torch.zeros(self.roots, dtype=torch.int64) for name in _COUNTS}
+        self._each = dict.fromkeys(_COUNTS, 0)  # what is on top of it for every root alike
 
     # Calling the model
 
@@ -62,20 +69,20 @@ class World:
         """
         total = rows.count(state)
         if alive is None or bool(alive.all()):
-            return self._step(state, action, None)
+            return self._step(state, action, None, self.rng)
         index = alive.nonzero().squeeze(1)
         if len(index) == 0:
             nothing = torch.zeros(total, dtype=self.dtype, device=self.device)
             return Transition(state, nothing, nothing)
         roots = index // (total // self.roots)
-        moved = self._step(rows.take(state, index), rows.take(action, index), roots)
-        reward = moved.reward.new_zeros(total).index_copy(0, index, moved.reward)
-        discount = moved.discount.new_zeros(total).index_copy(0, index, moved.discount)
-        return Transition(replace(state, index, moved.state), reward, discount)
+        rng = self._rng(index // (total // self._generators()))
+        moved = self._step(rows.take(state, index), rows.take(action, index), roots, rng)
+        return absorb(state, index, moved)
 
-    def step_some(self, state: Rows, action: Rows, roots: Tensor) -> Transition:
-        """One step of any rows; `roots` [R] says which root each belongs to."""
-        return self._step(state, action, roots)
+    def step_some(self, state: Rows, action: Rows, roots: Tensor | None) -> Transition:
+        """One step of any rows; `roots` [R] says which root each belongs to, None that each root
+        has equally many, in order."""
+        return self._step(state, action, roots, self._rng(roots))
 
     def propose(self, state: Rows, num: int, roots: Tensor | None = None) -> Proposal:
         """At most `num` candidates for each row; `roots` as in `step_some`, None for all in
@@ -90,8 +97,8 @@ class World:
                 f"not {list(shape)}"
             )
         _expect("Policy.propose", "actions", rows.count(proposal.actions), total * shape[1])
-        drawn = (proposal.log_prior > -torch.inf).sum(1)
-        self._count("proposals", total, roots, drawn if proposal.drawn is None else proposal.drawn)
+        drawn = _drawn(proposal.log_prior) if proposal.drawn is None else proposal.drawn
+        self._count("proposals", total, roots, drawn)
         self._called(proposal.tokens, total, roots)
         if isinstance(self.model.action_space, Box) and isinstance(proposal.actions, Tensor):
             low, high = (bound.to(proposal.actions) for bound in self.model.action_space)
@@ -106,33 +113,40 @@ class World:
             return torch.zeros(total, dtype=self.dtype, device=self.device)
         value = self.model.value.value(state)
         _expect("Value.value", "values", tuple(value.shape), (total,))
-        self._count("values", total, roots)
+        self._count("values", total, roots, value_rows(self.model, state))
         self._called(None, total, roots)
         return value
 
-    def _step(self, state: Rows, action: Rows, roots: Tensor | None) -> Transition:
+    def _step(self, state: Rows, action: Rows, roots: Tensor | None, rng: Rng) -> Transition:
         total = rows.count(state)
         _expect("a planner", "actions", rows.count(action), total)
-        moved = self.model.dynamics.step(state, action, rng=self._rng(roots))
+        moved = self.model.dynamics.step(state, action, rng=rng)
         _expect("Dynamics.step", "rewards", tuple(moved.reward.shape), (total,))
         _expect("Dynamics.step", "discounts", tuple(moved.discount.shape), (total,))
         _expect("Dynamics.step", "states", rows.count(moved.state), total)
-        self._count("steps", total, roots)
+        each = step_rows(self.model, state)
+        self._count("steps", total, roots, each)
         if moved.reward.requires_grad or _differentiable(moved.state):
-            self._count("gradients", total, roots)
+            self._count("gradients", total, roots, each)
         self._called(moved.tokens, total, roots)
+        if moved.reward.dtype != self.dtype or moved.discount.dtype != self.dtype:
+            numbers = moved.reward.to(self.dtype), moved.discount.to(self.dtype)
+            moved = moved._replace(reward=numbers[0], discount=numbers[1])
         return moved
 
     def _rng(self, roots: Tensor | None) -> Rng:
         return self.rng if roots is None else draws.take(self.rng, roots)
 
+    def _generators(self) -> int:
+        return 1 if isinstance(self.rng, torch.Generator) else len(self.rng)
+
     # The ledger
 
     def _count(self, name: str, total: int, roots: Tensor | None, each: Tensor | int = 1) -> None:
-        ledger = self._ledger[name]
         if roots is None and isinstance(each, int):
-            ledger += each * (total // self.roots)
+            self._each[name] += each * (total // self.roots)
             return
+        ledger = self._ledger[name]
         amounts = torch.as_tensor(each, dtype=torch.int64).cpu().expand(total)
         if roots is None:
             ledger += amounts.view(self.roots, -1).sum(1)
@@ -147,7 +161,7 @@ class World:
 
     def cost(self) -> Cost:
         """The ledger so far."""
-        ledger = {name: amount.clone() for name, amount in self._ledger.items()}
+        ledger = {name: amount + self._each[name] for name, amount in self._ledger.items()}
         tokens = Tokens(*(ledger.pop(name) for name in Tokens._fields))
         return Cost(
             calls=self._calls, tokens=tokens, seconds=time.perf_counter() - self._started, **ledger
@@ -158,12 +172,13 @@ class World:
     def left(self, unit: str) -> Tensor | None:
         """What each root [B] may still spend of `unit` (steps, proposals, gradients, tokens).
 
-        None where the budget sets no limit.
+        Steps and gradients in rows of the planner's. None where the budget sets no limit.
         """
         limit = getattr(self.budget, unit)
         if limit is None:
             return None
-        return limit - self._ledger["decoded" if unit == "tokens" else unit]
+        name = "decoded" if unit == "tokens" else unit
+        return (limit - self._ledger[name] - self._each[name]) // self._rows_per(unit)
 
     def affordable(self, num: int, **each: int) -> int:
         """How many of `num` candidates fit the budget, at up to `each` units per candidate.
@@ -174,13 +189,18 @@ class World:
         for unit, amount in each.items():
             limit = getattr(self.budget, unit)
             if limit is not None and amount > 0:
-                num = min(num, (limit - self._booked.get(unit, 0)) // amount)
-        return 0 if self.out_of_time() else max(num, 0)
+                left = limit - self._booked.get(unit, 0)
+                num = min(num, left // (amount * self._rows_per(unit)))
+        return max(num, 0)
 
     def book(self, num: int, **each: int) -> None:
         """Set aside `num` times `each` units of every root's budget."""
         for unit, amount in each.items():
-            self._booked[unit] = self._booked.get(unit, 0) + num * amount
+            spent = num * amount * self._rows_per(unit)
+            self._booked[unit] = self._booked.get(unit, 0) + spent
+
+    def _rows_per(self, unit: str) -> int:
+        return self.step_rows if unit in ("steps", "gradients") else 1
 
     def calls_left(self, num: int) -> bool:
         """Whether `num` more batched calls are allowed."""
@@ -190,6 +210,26 @@ class World:
         """Whether the wall time of the whole plan is used up."""
         seconds = self.budget.seconds
         return seconds is not None and time.perf_counter() - self._started >= seconds
+
+    @contextmanager
+    def iteration(self) -> Iterator[None]:
+        """Times the iteration inside, for `time_for`. A deadline makes it wait for the device."""
+        began = time.perf_counter()
+        yield
+        if self.budget.seconds is not None:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self._longest = max(self._longest, time.perf_counter() - began)
+
+    def time_for(self, iterations: int) -> bool:
+        """Whether so many iterations, each as long as the longest so far, end before the deadline.
+
+        Before the first has been timed they do.
+        """
+        if self.budget.seconds is None or self._longest == 0:
+            return True
+        passed = time.perf_counter() - self._started
+        return passed + iterations * self._longest <= self.budget.seconds
 
     def within_budget(self, **needed: int) -> Tensor:
         """Which roots [B] bool may spend `needed` more of each unit (0: only check the rest)."""
@@ -211,7 +251,7 @@ class Bounds(NamedTuple):
 
     def clip(self, actions: Tensor) -> Tensor:
         """Actions [..., A] moved inside the bounds."""
-        return torch.minimum(torch.maximum(actions, self.low), self.high)
+        return torch.clamp(actions, self.low, self.high)
 
 
 def bounds_of(world: World) -> Bounds:
@@ -238,6 +278,29 @@ def bounds_of(world: World) -> Bounds:
     return Bounds(low, high, center, half)
 
 
+def step_rows(model: Model, state: Rows) -> Tensor | int:
+    """The model rows that a step of each of R rows takes: [R], or one number for all."""
+    count = getattr(model.dynamics, "step_rows", None)
+    return 1 if count is None else count(state)
+
+
+def value_rows(model: Model, state: Rows) -> Tensor | int:
+    """As `step_rows`, for the model's value."""
+    count = getattr(model.value, "value_rows", None)
+    return 1 if count is None else count(state)
+
+
+def absorb(state: Rows, index: Tensor, moved: Transition) -> Transition:
+    """The transitions of all R rows of `state` where only those at `index` [n] were stepped.
+
+    The others keep their state and have reward and discount 0. Tokens are left out.
+    """
+    total = rows.count(state)
+    reward = moved.reward.new_zeros(total).index_copy(0, index, moved.reward)
+    discount = moved.discount.new_zeros(total).index_copy(0, index, moved.discount)
+    return Transition(replace(state, index, moved.state), reward, discount)
+
+
 def replace(old: Rows, index: Tensor, new: Rows) -> Rows:
     """`old` with the rows at `index` [n] exchanged for the n rows of `new`, out of place."""
     total = rows.count(old)
@@ -249,6 +312,12 @@ def replace(old: Rows, index: Tensor, new: Rows) -> Rows:
 _COUNTS = ("steps", "proposals", "values", "gradients", *Tokens._fields)
 
 
+def _drawn(log_prior: Tensor) -> Tensor | int:
+    """Candidates there are [R], or one number where no slot is empty."""
+    real = log_prior > -torch.inf
+    return log_prior.shape[1] if bool(real.all()) else real.sum(1)
+
+
 def _expect(who: str, what: str, got: object, expected: object) -> None:
     if got != expected:
         raise ValueError(f"{who} must return {expected} {what}, not {got}")
@@ -258,7 +327,7 @@ def _differentiable(state: Rows) -> bool:
     return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in rows.leaves(state))
 
 
-def _place(state: Rows) -> tuple[torch.dtype, torch.device]:
+def place(state: Rows) -> tuple[torch.dtype, torch.device]:
     """The precision and device to plan in; checks for NaN.
 
     Those of the first floating-point tensor among the rows; where there is none, single precision

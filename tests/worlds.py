@@ -106,6 +106,19 @@ def tensor_garden(slip: float = 0.0) -> Model:
     return Model(garden, garden, garden, Discrete(3))
 
 
+class DoubleRewards(TensorGarden):
+    """A garden whose rewards are of another precision than planning over whole numbers is."""
+
+    def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
+        moved = super().step(state, action, rng=rng)
+        return moved._replace(reward=moved.reward.double(), discount=moved.discount.double())
+
+
+def double_rewards() -> Model:
+    garden = DoubleRewards()
+    return Model(garden, garden, garden, Discrete(3))
+
+
 def text_garden(slip: float = 0.0) -> Model:
     garden = TextGarden(slip)
     return Model(garden, garden, garden)
@@ -211,6 +224,20 @@ class Glider(nn.Module):
 def glider() -> Model:
     net, box = Glider(), Box(torch.tensor([-1.0]).double(), torch.tensor([0.5]).double())
     return Model(net, Nudges(), net, box)
+
+
+class Gusty(Glider):
+    """A glider in a wind that is drawn anew at every step."""
+
+    def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
+        moved = super().step(state, action, rng=rng)
+        gust = 0.3 * draws.normal(rng, len(state), 2).to(state)
+        return moved._replace(state=moved.state + gust)
+
+
+def gusty_glider() -> Model:
+    net = Gusty()
+    return glider()._replace(dynamics=net, value=net)
 
 
 class Nudges:

@@ -12,8 +12,8 @@ models", arXiv:1805.12114, algorithm 1:
     6          execute the first action of the best                 (act)
     7          record the outcome in D                              (control/train.py)
 
-The paper plans with CEM and evaluates each candidate by 20 particles: here both belong to the
-planner, which is any of `mbrl_core`'s that takes a model without policy.
+The paper plans with CEM and evaluates each candidate by 20 particles: here the planner is any of
+`mbrl_core`'s that takes a model without policy, and the particles are a choice of their own.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from control.ensemble import Propagation, Split, empty_split, extend_split, fit
 from control.envs import VectorEnv
 from control.replay import Replay
 from control.world_model import WorldModel, build_ensemble
-from mbrl_core import draws
-from mbrl_core.types import Box, Carry, Model, Planner
+from mbrl_core import Particles, draws
+from mbrl_core.types import Box, Carry, Model, Planner, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,7 @@ class PETS:
     members, hidden: of the ensemble.
     propagation, aleatoric: how rollouts use it, see `Ensemble`.
     reward: "learned" from data, or "given" by `control/rewards.py`.
+    particles: futures simulated per candidate while collecting, their returns averaged.
     discount: per decision.
     learning_rate, weight_decay: of AdamW. It goes on from fit to fit, as the weights do.
     epochs, patience, batch_size: of each fit.
@@ -52,6 +53,7 @@ class PETS:
     hidden: Sequence[int] = (200, 200, 200)
     propagation: Propagation = "ts_inf"
     aleatoric: bool = True
+    particles: int = 1
     reward: Literal["learned", "given"] = "learned"
     discount: float = 1.0
     learning_rate: float = 1e-3
@@ -100,7 +102,11 @@ class PETSLearner:
         """Plan from observations [B, D]; the actions [B, A] to execute, and the warm start."""
         space = self.ensemble.action_space
         model = Model(self.ensemble, action_space=space)
-        plan, carry = self.planner(model, self.ensemble.root(obs), carry, rng=self.rng)
+        state: Rows = self.ensemble.root(obs)
+        if self.recipe.particles != 1:
+            cloud = Particles(model, self.recipe.particles)
+            model, state = cloud.model(), cloud.root(state)
+        plan, carry = self.planner(model, state, carry, rng=self.rng)
         action = plan.action
         if self.recipe.exploration_noise and isinstance(space, Box):
             half = (space.high - space.low) / 2

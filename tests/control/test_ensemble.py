@@ -15,7 +15,7 @@ from control.ensemble import (
     fit,
 )
 from control.ensemble import loss as ensemble_loss
-from mbrl_core import CEM, GradMPC, draws
+from mbrl_core import CEM, CVaR, GradMPC, Particles, draws, penalised, repeat_actions
 from mbrl_core.testing import check_model, check_planner
 from mbrl_core.types import Box, Discrete, Model
 
@@ -77,7 +77,7 @@ def test_grouped_rows_equal_the_plain_loop_over_members(rows, aleatoric):
     assert torch.equal(moved.state.member, member)
 
 
-def test_particles_of_one_candidate_follow_all_members():
+def test_runs_of_rows_follow_all_members():
     member = balanced_members(12, E, draws.generator(0))
     assert all(sorted(run.tolist()) == list(range(E)) for run in member.split(E))
     rngs = [draws.generator(s) for s in range(3)]
@@ -85,6 +85,80 @@ def test_particles_of_one_candidate_follow_all_members():
     assert all(len(set(root[:E].tolist())) == E for root in member)
     first = torch.stack([balanced_members(1, E, draws.generator(s)) for s in range(400)])
     assert first.flatten().bincount(minlength=E).min() > 60  # each has 1 in 4
+
+
+@pytest.mark.parametrize("particles", [1, 2, 3, 4, 5, 6, 7, 8, 20])
+@pytest.mark.parametrize("propagation", ["ts_inf", "ts_1"])
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_members_are_dealt_evenly_to_the_particles_of_every_row(propagation, particles, repeats):
+    ensemble = fitted(propagation=propagation)
+    model = penalised(Model(ensemble, action_space=SPACE), 1.0)
+    cloud = Particles(repeat_actions(model, repeats), particles)
+    obs, action = batch(6)
+    state, rngs = cloud.root(ensemble.root(obs)), [draws.generator(b) for b in (0, 1)]
+    seen = []
+    for _ in range(3):
+        state = cloud.step(state, action, rng=rngs).state
+        seen.append(state.states.member)
+        for members in seen[-1]:
+            count = members.bincount(minlength=E)
+            assert int(count.max() - count.min()) <= 1 and int(count.sum()) == particles
+    held = all(torch.equal(member, seen[0]) for member in seen)
+    assert held if propagation == "ts_inf" else not held or particles == 1
+
+
+def test_held_members_are_grouped_once_per_rollout_of_particles():
+    cloud = Particles(Model(fitted(), action_space=SPACE), 8)
+    obs, action = batch(5)
+    state, rng = cloud.root(cloud.inner.dynamics.root(obs)), draws.generator(0)
+    state = cloud.step(state, action, rng=rng).state
+    grouping = cloud.dynamics._grouping
+    state = cloud.step(state, action, rng=rng).state
+    assert cloud.dynamics._grouping is grouping
+    state.states.member.add_(1).remainder_(E)  # written to: the old grouping is no longer true
+    cloud.step(state, action, rng=rng)
+    assert cloud.dynamics._grouping is not grouping
+
+
+def test_the_mean_over_particles_is_the_mean_over_members():
+    ensemble = fitted(aleatoric=False)
+    cloud = Particles(Model(ensemble, action_space=SPACE), 2 * E)
+    obs, action = batch(5)
+    moved = cloud.step(cloud.root(ensemble.root(obs)), action, rng=draws.generator(0))
+    mean = ensemble.using(propagation="mean").step(
+        ensemble.root(obs), action, rng=draws.generator(0)
+    )
+    torch.testing.assert_close(moved.reward, mean.reward, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(moved.state.states.obs.mean(1), mean.state.obs)
+
+
+def test_disagreement_is_the_spread_of_the_members_means():
+    model = fitted()
+    obs, action = batch(7)
+    x = model.features(obs, action)
+    means = torch.stack([model(x.expand(E, -1, -1))[0][e] for e in range(E)])
+    expected = means.var(0, unbiased=False).mean(1).sqrt()
+    torch.testing.assert_close(model.disagreement(model.root(obs), action), expected)
+    assert bool((expected > 0).all())
+    alone = fitted(members=1)
+    action.requires_grad_()
+    agreed = alone.disagreement(alone.root(obs), action)
+    (gradient,) = torch.autograd.grad(agreed.sum(), action)
+    assert agreed.tolist() == [0] * 7 and bool((gradient == 0).all())
+
+
+def test_disagreement_grows_away_from_the_data():
+    obs, action, reward, next_obs = system(400, 0.1)
+    rng = draws.generator(0)
+    model = Ensemble(D, SPACE, members=3, hidden=(32,), rng=rng)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    split = extend_split(empty_split(3), 400, holdout=0.1, rng=rng)
+    fit(model, optimizer, obs, action, reward, next_obs, split, rng=rng, epochs=15)
+    spread = 8 * (obs - obs.mean(0))
+    with torch.no_grad():
+        near = model.disagreement(model.root(obs), action)
+        far = model.disagreement(model.root(obs.mean(0) + spread), action)
+    assert far.median() > 3 * near.median()
 
 
 @pytest.mark.parametrize("propagation", ["ts_inf", "ts_1"])
@@ -272,9 +346,21 @@ def test_the_contracts_of_models_and_planners(propagation):
     check_model(model, roots)
     inside = ensemble.step(roots, batch(5)[1], rng=draws.generator(0)).state
     check_model(model, inside)
-    planner = CEM(horizon=3, samples=6, iterations=2, elites=2, particles=2)
+    planner = CEM(horizon=3, samples=6, iterations=2, elites=2)
     check_planner(planner, model, roots, tolerance=1e-3)
     check_planner(GradMPC(horizon=2, samples=2, iterations=2), model, roots, tolerance=1e-3)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_the_contracts_of_particles_of_an_ensemble(weight):
+    ensemble = fitted()
+    model = penalised(Model(ensemble, action_space=SPACE), weight)
+    cloud = Particles(model, 6, CVaR(0.5))
+    roots = cloud.root(ensemble.root(batch(3)[0]))
+    check_model(cloud.model(), roots)
+    planner = CEM(horizon=3, samples=6, iterations=2, elites=2)
+    check_planner(planner, cloud.model(), roots, tolerance=1e-3)
+    check_planner(GradMPC(horizon=2, samples=2, iterations=2), cloud.model(), roots, tolerance=1e-3)
 
 
 def test_wrong_settings_are_refused():

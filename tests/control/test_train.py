@@ -132,7 +132,7 @@ def test_a_loss_that_is_not_finite_stops_and_saves_its_batch(tmp_path):
 
 
 def test_other_worlds_train_too(tmp_path):
-    agent = PETS(members=2, hidden=(8,), epochs=2, reward="given", propagation="ts_1")
+    agent = PETS(members=2, hidden=(8,), epochs=2, reward="given", propagation="ts_1", particles=2)
     planner = MPPI(horizon=3, samples=8, iterations=1)
     options = {"agent": agent, "planner": planner, "say": lambda line: None}
     path = train(

@@ -19,7 +19,6 @@ from mbrl_core import (
     Rng,
     Tokens,
     Transition,
-    draws,
     generator,
 )
 from mbrl_core.rollouts import discounted_return, simulate_actions
@@ -91,26 +90,6 @@ def test_ended_rows_are_never_stepped() -> None:
     assert world.cost().steps.tolist() == [2, 6, 4]
     assert [len(state) for state in model.stepped] == [6, 4, 2]
     assert world.cost().values.tolist() == [0, 0, 0]
-
-
-class Coin:
-    """Each step pays 0 or 1, by chance."""
-
-    terminates = False
-
-    def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
-        paid = draws.integers(rng, 2, len(state)).to(state.dtype)
-        return Transition(state, paid, torch.ones(len(state), dtype=state.dtype))
-
-
-def test_particles_average_the_return_of_one_candidate() -> None:
-    state = torch.zeros(2, 1)
-    world = World("test", Model(Coin()), state, rng=generator(0))
-    rollout = simulate_actions(world, state, torch.zeros(2, 3, 4, 1), particles=400)
-    assert rollout.returns.shape == (2, 3)
-    # The mean of 400 sums of four coins: 2 with a standard error of 0.05.
-    assert bool(((rollout.returns - 2).abs() < 0.25).all())
-    assert world.cost().steps.tolist() == [3 * 4 * 400] * 2
 
 
 class Bottomless:
