@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,23 @@ def plan_of(world: World, rollout: Rollout, returns: Tensor, chosen: Tensor, val
         trace=rollout,
         cost=world.cost(),
         valid=(returns > -torch.inf).any(1),
+        then=[rows.take(actions, row) for actions in rollout.actions[1:]],
     )
+
+
+def warn_of_lost(planner: str, plan: Plan) -> None:
+    """Warn of the roots for which nothing with a finite return was found.
+
+    To be called by a planner's `__call__` itself: the warning points at the caller of that.
+    """
+    if not bool(plan.valid.all()):
+        lost = (~plan.valid).nonzero().squeeze(1).tolist()
+        warnings.warn(
+            f"{planner}: no candidate of roots {lost[:8]} had a finite return; an action without a "
+            "prediction is returned (Plan.valid is False there)",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def only_finite(returns: Tensor) -> Tensor:
@@ -29,13 +47,13 @@ def only_finite(returns: Tensor) -> Tensor:
     return torch.where(torch.isfinite(returns), returns, -torch.inf)
 
 
-def check_counts(planner: object, *names: str) -> None:
-    """Raises ValueError where one of a planner's fields is no positive whole number."""
+def check_counts(planner: object, *names: str, least: int = 1) -> None:
+    """Raises ValueError where one of a planner's fields is no whole number of at least `least`."""
     for name in names:
         number = getattr(planner, name)
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        if not isinstance(number, int) or isinstance(number, bool) or number < least:
             raise ValueError(
-                f"{type(planner).__name__}.{name} must be a whole number of at least 1, "
+                f"{type(planner).__name__}.{name} must be a whole number of at least {least}, "
                 f"not {number!r}"
             )
 
@@ -46,3 +64,28 @@ def check_positive(planner: object, *names: str) -> None:
         number = getattr(planner, name)
         if not number > 0:
             raise ValueError(f"{type(planner).__name__}.{name} must be above 0, not {number!r}")
+
+
+def check_choice(planner: object, name: str, *choices: str) -> None:
+    """Raises ValueError where one of a planner's fields is none of `choices`."""
+    choice = getattr(planner, name)
+    if choice not in choices:
+        raise ValueError(
+            f"{type(planner).__name__}.{name} must be {' or '.join(choices)}, not {choice!r}"
+        )
+
+
+def check_share(planner: object, *names: str) -> None:
+    """Raises ValueError where one of a planner's fields is not in [0, 1)."""
+    for name in names:
+        share = getattr(planner, name)
+        if not 0 <= share < 1:
+            raise ValueError(f"{type(planner).__name__}.{name} must be in [0, 1), not {share!r}")
+
+
+def check_not_negative(planner: object, *names: str) -> None:
+    """Raises ValueError where one of a planner's fields is below zero."""
+    for name in names:
+        number = getattr(planner, name)
+        if not number >= 0:
+            raise ValueError(f"{type(planner).__name__}.{name} must be 0 or more, not {number!r}")

@@ -28,20 +28,22 @@ from mbrl_core.world import World, replace
 
 @dataclass(frozen=True, kw_only=True)
 class RecedingHorizon:
-    """Run `planner` at every one of `steps` model steps and commit only its first action.
+    """Run `planner`, commit the first `execute` actions of its plan, plan again; `steps` in all.
 
     In control this simulates a whole episode of model-predictive control; over text it is
     step-level search: search, commit one reasoning step, search again. The inner planner's carry
-    warm-starts its next call. A budget is shared out in equal parts over the steps, so that no
+    warm-starts its next call. A budget is shared out in equal parts over the plans, so that no
     root's end changes what another may spend. To act in a real environment call the inner planner
-    once per step instead, passing on its carry.
+    once per step instead, passing on its carry; or once per chunk of n actions, which are
+    `plan.action` and `plan.then[:n - 1]`, passing on `carry.shift(n - 1)`.
     """
 
     planner: Planner
     steps: int
+    execute: int = 1
 
     def __post_init__(self) -> None:
-        check_counts(self, "steps")
+        check_counts(self, "steps", "execute")
 
     @torch.no_grad()
     def __call__(
@@ -56,15 +58,16 @@ class RecedingHorizon:
     ) -> tuple[Plan, Carry]:
         """See `Planner`. The trace is the one future that was played; the carry is the inner one.
 
-        Raises ValueError where the budget does not allow the steps that are committed.
+        Raises ValueError where the budget does not allow the steps that are committed, or where the
+        inner planner's plans hold fewer actions than are to be executed.
         """
         world = World("RecedingHorizon", model, state, rng=rng, budget=budget)
-        share = _share(world.budget, self.steps, final_calls=int(model.value is not None))
+        share = self._share(world, final_calls=int(model.value is not None))
         alive = torch.ones(world.roots, dtype=torch.bool, device=world.device)
         valid, spent = alive.clone(), world.cost()
         actions: list[Rows] = []
         played: list[Transition] = []
-        for _ in range(self.steps):
+        while len(played) < self.steps:
             index = alive.nonzero().squeeze(1)
             if len(index) == 0 or (actions and world.out_of_time()):
                 break
@@ -74,32 +77,48 @@ class RecedingHorizon:
             plan, warm = self.planner(
                 model, here, warm, rng=draws.take(rng, index), budget=share, listen=listen
             )
+            chunk = [plan.action, *plan.then][: min(self.execute, self.steps - len(played))]
+            for action in chunk:
+                actions.append(action if everyone else replace(actions[-1], index, action))
+                moved = world.step(state, actions[-1], alive=alive)
+                state, alive = moved.state, alive & (moved.discount != 0)
+                played.append(moved)
+            self._check_length(len(chunk), len(played), alive)
+            if len(chunk) > 1 and warm is not None:
+                warm = warm.shift(len(chunk) - 1)
             carry = warm if everyone or warm is None else replace(carry, index, warm)
-            actions.append(plan.action if everyone else replace(actions[-1], index, plan.action))
-            moved = world.step(state, actions[-1], alive=alive)
             spent = spent + plan.cost._replace(seconds=0.0).spread(index, world.roots)
             valid = valid.index_copy(0, index, valid[index] & plan.valid)
-            state, alive = moved.state, alive & (moved.discount != 0)
-            played.append(moved)
         return _episode(world, state, alive, valid, spent, actions, played), carry
 
+    def _share(self, world: World, final_calls: int) -> Budget:
+        """What each plan may spend, the model steps that are committed kept back, and of the whole
+        `final_calls` for the value of the last state."""
+        budget, plans = world.budget, -(-self.steps // self.execute)
+        limits = {
+            name: limit // plans for name, limit in budget._asdict().items() if limit is not None
+        }
+        if budget.calls is not None:
+            limits["calls"] = (budget.calls - final_calls) // plans
+        if budget.seconds is not None:
+            limits["seconds"] = budget.seconds / plans
+        committed = min(self.execute, self.steps)
+        for name, each in {"steps": world.step_rows, "calls": 1}.items():
+            if name in limits:
+                limits[name] -= committed * each
+                if limits[name] < 0:
+                    raise ValueError(
+                        "RecedingHorizon: the budget does not allow its own "
+                        f"{self.steps} model steps"
+                    )
+        return Budget(**limits)
 
-def _share(budget: Budget, steps: int, final_calls: int) -> Budget:
-    """What each of `steps` plans may spend, one model step of each share kept for the commitment
-    and `final_calls` of the whole for the value of the last state."""
-    limits = {name: limit // steps for name, limit in budget._asdict().items() if limit is not None}
-    if budget.calls is not None:
-        limits["calls"] = (budget.calls - final_calls) // steps
-    if budget.seconds is not None:
-        limits["seconds"] = budget.seconds / steps
-    for name in ("steps", "calls"):
-        if name in limits:
-            limits[name] -= 1
-            if limits[name] < 0:
-                raise ValueError(
-                    f"RecedingHorizon: the budget does not allow its own {steps} model steps"
-                )
-    return Budget(**limits)
+    def _check_length(self, executed: int, played: int, alive: Tensor) -> None:
+        if executed < self.execute and played < self.steps and bool(alive.any()):
+            raise ValueError(
+                f"RecedingHorizon.execute is {self.execute}, but {type(self.planner).__name__} "
+                f"planned no more than {executed} actions ahead"
+            )
 
 
 def _episode(
@@ -122,4 +141,5 @@ def _episode(
         returns=value.unsqueeze(1),
         ended=~alive.unsqueeze(1),
     )
-    return Plan(actions[0], value, state, trace, spent + world.cost(), valid)
+    cost = spent + world.cost()
+    return Plan(actions[0], value, state, trace, cost, valid, then=actions[1:])

@@ -1,4 +1,7 @@
-"""CEM and MPPI: two ways to refit a Gaussian over action sequences to its samples."""
+"""Planners that sample sequences, evaluate them and learn from them: CEM and MPPI.
+
+`Population` is the loop, `SamplingPlanner` a Gaussian in it; a planner adds the `refit`.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,30 @@ import torch
 from torch import Tensor
 
 from mbrl_core import draws
-from mbrl_core.planners.common import check_counts, check_positive, only_finite
-from mbrl_core.planners.trajectory import Search, TrajectoryPlanner, keep_best
+from mbrl_core.planners.common import (
+    check_choice,
+    check_counts,
+    check_not_negative,
+    check_positive,
+    check_share,
+    only_finite,
+)
+from mbrl_core.planners.series import (
+    INTERPOLATIONS,
+    Interpolation,
+    along_time,
+    colour,
+    nearest_knots,
+    savitzky_golay,
+    spline,
+)
+from mbrl_core.planners.trajectory import (
+    Search,
+    SequencePlanner,
+    TrajectoryPlanner,
+    WarmStart,
+    keep_best,
+)
 from mbrl_core.rollouts import simulate_actions
 from mbrl_core.types import Event, Listener, Rollout, Rows
 from mbrl_core.world import Bounds, World
@@ -19,53 +44,69 @@ FEW = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingPlanner(TrajectoryPlanner):
-    """Sample N sequences from a Gaussian, evaluate them, refit the Gaussian; `iterations` times.
+class Population(SequencePlanner):
+    """The loop of planners that sample N candidates, evaluate them and learn from them."""
 
-    A subclass says in `refit` what the candidates teach. `min_std` keeps the standard deviation
-    from collapsing, as a fraction of half the action range.
-    """
+    def sample(
+        self, world: World, bounds: Bounds, search: Search, samples: int, iteration: int
+    ) -> Tensor:
+        """Candidates [B, N, L, A]."""
+        raise TypeError(f"{type(self).__name__} does not say how it samples")
 
-    min_std: float = 0.02
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.min_std >= 0:
-            raise ValueError(f"{type(self).__name__}.min_std must be 0 or more, not {self.min_std}")
-
-    def refit(self, search: Search, actions: Tensor, returns: Tensor) -> tuple[Tensor, Tensor]:
-        """New mean and std [B, H, A] from candidates [B, N, H, A] with returns [B, N].
+    def refit(self, search: Search, sequences: Tensor, returns: Tensor) -> tuple[Tensor, Tensor]:
+        """New mean and std [B, L, A] from candidates [B, N, L, A] with returns [B, N].
 
         A candidate of return -inf must have no say. Rows in which all are -inf keep what they had.
         """
-        raise TypeError(f"{type(self).__name__} does not say how it refits its Gaussian")
+        raise TypeError(f"{type(self).__name__} does not say how it refits its distribution")
+
+    def population(self, iteration: int) -> int:
+        """How many candidates an iteration evaluates."""
+        return self.samples
+
+    def evaluate(
+        self, world: World, bounds: Bounds, state: Rows, search: Search, sequences: Tensor
+    ) -> tuple[Search, Tensor, Rollout]:
+        """Simulate candidates [B, N, L, A]: the search, the candidates and their rollout, of which
+        a subclass may change all."""
+        return search, sequences, simulate_actions(world, state, self.decode(bounds, sequences))
+
+    def learn(
+        self,
+        world: World,
+        bounds: Bounds,
+        search: Search,
+        sequences: Tensor,
+        returns: Tensor,
+        final: Rows,
+    ) -> Search:
+        """The search after candidates [B, N, L, A] with returns [B, N] and last states `final`."""
+        search = keep_best(search, sequences, returns, final)
+        mean, std = self.refit(search, sequences, returns)
+        usable = (returns > -torch.inf).any(1).view(-1, 1, 1)
+        return search._replace(
+            mean=torch.where(usable, mean, search.mean),
+            std=torch.where(usable, std, search.std),
+        )
 
     def improve(
         self, world: World, bounds: Bounds, state: Rows, search: Search, listen: Listener | None
     ) -> tuple[Search, Rollout | None]:
-        """See `TrajectoryPlanner.improve`."""
+        """See `SequencePlanner.improve`."""
         rollout = None
         for i in range(self.iterations):
-            # A budget is spread over the iterations left, in no smaller parts than FEW candidates.
-            most = self.affordable(world, self.samples * (self.iterations - i))
-            samples = min(self.samples, most, max(most // (self.iterations - i), FEW))
+            samples = self._next_population(world, i)
             if samples < 1:
                 break
             self.book(world, samples)
-            actions = self._sample(world, bounds, search, samples)
-            rollout = simulate_actions(world, state, actions, self.particles)
-            returns = only_finite(rollout.returns)
-            search = keep_best(search, actions, returns, rollout.final)
-            mean, std = self.refit(search, actions, returns)
-            std = torch.maximum(std, self.min_std * bounds.half)
-            usable = (returns > -torch.inf).any(1).view(-1, 1, 1)
-            search = search._replace(
-                mean=torch.where(usable, mean, search.mean),
-                std=torch.where(usable, std, search.std),
-            )
+            with world.iteration():
+                sequences = self.sample(world, bounds, search, samples, i)
+                search, sequences, rollout = self.evaluate(world, bounds, state, search, sequences)
+                returns = only_finite(rollout.returns)
+                search = self.learn(world, bounds, search, sequences, returns, rollout.final)
             if listen:
                 data = {
-                    "actions": actions,
+                    "actions": self.decode(bounds, sequences),
                     "returns": returns,
                     "mean": search.mean,
                     "std": search.std,
@@ -73,12 +114,109 @@ class SamplingPlanner(TrajectoryPlanner):
                 listen(Event("iteration", i, data))
         return search, rollout
 
-    def _sample(self, world: World, bounds: Bounds, search: Search, samples: int) -> Tensor:
-        """Candidates [B, N, H, A] inside the bounds; the first is the present mean."""
-        noise = draws.normal(world.rng, world.roots, samples, *search.mean.shape[1:])
+    def _next_population(self, world: World, iteration: int) -> int:
+        """A budget is spread over the iterations left, in no smaller parts than FEW candidates."""
+        wanted = [self.population(i) for i in range(iteration, self.iterations)]
+        most = self.affordable(world, sum(wanted))
+        return min(wanted[0], most, max(most * wanted[0] // sum(wanted), FEW))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingPlanner(Population, TrajectoryPlanner):
+    """Sample N sequences from a Gaussian, evaluate them, refit the Gaussian; `iterations` times.
+
+    A subclass says in `refit` what the candidates teach.
+
+    min_std: floor of the standard deviation, as a fraction of half the action range.
+    keep_mean: whether the present mean is one of the candidates: always, in the last iteration
+        only, or never.
+    beta: colour of the noise along time: its power falls as frequency^-beta. 0 is white.
+    knots: search over so many values per action dimension, at equal distances in time, and simulate
+        the `interpolation` between them; None searches over every step.
+    """
+
+    min_std: float = 0.02
+    keep_mean: Literal["always", "last", "never"] = "always"
+    beta: float = 0.0
+    knots: int | None = None
+    interpolation: Interpolation = "zero"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_not_negative(self, "min_std", "beta")
+        check_choice(self, "keep_mean", "always", "last", "never")
+        check_choice(self, "interpolation", *INTERPOLATIONS)
+        if self.knots is not None:
+            check_counts(self, "knots")
+            if self.knots > self.horizon:
+                name = type(self).__name__
+                raise ValueError(
+                    f"{name}.knots ({self.knots}) cannot exceed {name}.horizon ({self.horizon})"
+                )
+
+    def begin(self, world: World, bounds: Bounds, state: Rows, carry: WarmStart | None) -> Search:
+        """See `TrajectoryPlanner.begin`."""
+        search = super().begin(world, bounds, state, carry)
+        if self.knots is None:
+            return search
+        mean = self.encode(bounds, search.mean)
+        return search._replace(mean=mean, best=mean, std=search.std[:, : self.knots])
+
+    def encode(self, bounds: Bounds, actions: Tensor) -> Tensor:
+        """The sequences [..., L, A] of the search that come nearest to `actions` [..., H, A]."""
+        if self.knots is None:
+            return actions
+        knots = along_time(actions, nearest_knots, self.interpolation, self.knots, self.horizon)
+        return bounds.clip(knots)
+
+    def decode(self, bounds: Bounds, sequences: Tensor) -> Tensor:
+        """See `SequencePlanner.decode`."""
+        if self.knots is None:
+            return sequences
+        return bounds.clip(
+            along_time(sequences, spline, self.interpolation, self.knots, self.horizon)
+        )
+
+    def sample(
+        self, world: World, bounds: Bounds, search: Search, samples: int, iteration: int
+    ) -> Tensor:
+        """Candidates [B, N, L, A] inside the bounds: the present mean, draws, those kept."""
+        kept = search.kept
+        drawn = samples if kept is None else max(samples - kept.shape[1], 1)
+        last = iteration == self.iterations - 1
+        with_mean = self.keep_mean == "always" or (last and self.keep_mean == "last")
+        sequences = self.draw(world, bounds, search, drawn, with_mean=with_mean)
+        if kept is None:
+            return sequences
+        return torch.cat([sequences, kept[:, : samples - drawn]], 1)
+
+    def draw(
+        self, world: World, bounds: Bounds, search: Search, number: int, *, with_mean: bool
+    ) -> Tensor:
+        """Draws [B, n, L, A] from the Gaussian, inside the bounds; the first may be its mean."""
+        noise = draws.normal(world.rng, world.roots, number, *search.mean.shape[1:])
         noise = noise.to(search.mean)
-        noise[:, 0] = 0
+        if self.beta:
+            noise = along_time(noise, colour, self.beta, noise.shape[2])
+        if with_mean:
+            noise[:, 0] = 0
         return bounds.clip(torch.addcmul(search.mean.unsqueeze(1), search.std.unsqueeze(1), noise))
+
+    def learn(
+        self,
+        world: World,
+        bounds: Bounds,
+        search: Search,
+        sequences: Tensor,
+        returns: Tensor,
+        final: Rows,
+    ) -> Search:
+        """See `Population.learn`."""
+        search = super().learn(world, bounds, search, sequences, returns, final)
+        return search._replace(
+            mean=bounds.clip(search.mean),
+            std=torch.maximum(search.std, self.min_std * bounds.half),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,27 +233,20 @@ class CEM(SamplingPlanner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_counts(self, "elites")
-        if self.elites > self.samples:
-            raise ValueError(
-                f"CEM.elites ({self.elites}) cannot exceed CEM.samples ({self.samples})"
-            )
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"CEM.momentum must be in [0, 1), not {self.momentum}")
+        check_elites(self, self.elites)
+        check_share(self, "momentum")
 
-    def refit(self, search: Search, actions: Tensor, returns: Tensor) -> tuple[Tensor, Tensor]:
-        """See `SamplingPlanner.refit`."""
-        # A budget may have cut the candidates: the elites stay the same share of them. One alone
-        # would leave no spread.
-        share = self.elites * returns.shape[1] // self.samples
-        top, index = returns.topk(min(self.elites, returns.shape[1], max(2, share)), 1)
-        weights = (top > -torch.inf).to(actions)
-        weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
-        index = index[:, :, None, None].expand(-1, -1, *actions.shape[2:])
-        mean, std = weighted_moments(actions.gather(1, index), weights)
+    def refit(self, search: Search, sequences: Tensor, returns: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Population.refit`."""
+        best, top = select_elites(sequences, returns, self.number_of_elites(returns.shape[1]))
+        mean, std = weighted_moments(best, equal_weights(top))
         return torch.lerp(mean, search.mean, self.momentum), torch.lerp(
             std, search.std, self.momentum
         )
+
+    def number_of_elites(self, candidates: int) -> int:
+        """How many of so many candidates are elite."""
+        return scaled_elites(self.elites, candidates, self.samples)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,42 +254,114 @@ class MPPI(SamplingPlanner):
     """Model-predictive path integral control: average all candidates, weighted by exp(return / T).
 
     mean <- sum_n w_n a_n with w = softmax(returns / temperature) (Williams et al. 2017,
-    "Information theoretic MPC for model-based reinforcement learning", eq. 26, where the control
-    cost is left to the model's reward). `temperature` is in units of return, or of the standard
-    deviation of the candidates' returns where `normalize`. The std stays as it began unless
-    `adapt_std` refits it too. At temperature to 0 one iteration is random shooting.
+    "Information theoretic MPC for model-based reinforcement learning", eq. 26). The std stays as it
+    began unless `adapt_std` refits it too. At temperature to 0 one iteration is random shooting.
+
+    temperature: in units of return, or of the standard deviation of the candidates' returns where
+        `normalize`.
+    control_cost: gamma of the same paper, algorithm 2, in units of return: every candidate is
+        charged gamma * sum_t u_t' Sigma^-1 e_t, where u is the mean, e the candidate's deviation
+        from it and Sigma the diagonal of squared standard deviations. 0 leaves the cost of control
+        to the model's reward.
+    smooth: smooth every new mean by parabolas fitted to so many neighbouring values, an odd number
+        (Savitzky and Golay 1964); 1 does nothing.
     """
 
     temperature: float = 0.5
     normalize: bool = True
     adapt_std: bool = False
+    control_cost: float = 0.0
+    smooth: int = 1
     output: Literal["best", "mean"] = "mean"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "temperature")
+        check_not_negative(self, "control_cost")
+        check_counts(self, "smooth")
+        longest = self.knots or self.horizon
+        if self.smooth % 2 == 0 or self.smooth > longest:
+            raise ValueError(
+                f"MPPI.smooth must be an odd number of at most {longest} values, not {self.smooth}"
+            )
 
-    def refit(self, search: Search, actions: Tensor, returns: Tensor) -> tuple[Tensor, Tensor]:
-        """See `SamplingPlanner.refit`."""
-        mean, std = weighted_moments(actions, self.weights(returns))
-        return mean, std if self.adapt_std else search.std
+    def refit(self, search: Search, sequences: Tensor, returns: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Population.refit`."""
+        if self.control_cost:
+            price = search.mean / search.std.square().clamp(min=1e-12)
+            charged = torch.einsum("bla,bnla->bn", price, sequences - search.mean.unsqueeze(1))
+            returns = returns - self.control_cost * charged
+        weights = self.weights(returns)
+        mean, std = weighted_mean(sequences, weights), search.std
+        if self.adapt_std:
+            std = weighted_std(sequences, weights, mean)
+        if self.smooth > 1:
+            mean = along_time(mean, savitzky_golay, self.smooth, mean.shape[1])
+        return mean, std
 
     def weights(self, returns: Tensor) -> Tensor:
         """w [B, N] summing to 1; 0 where a return is -inf (all, where all are)."""
-        finite = returns > -torch.inf
-        above = torch.where(finite, returns - returns.amax(1, keepdim=True), 0.0)
-        if self.normalize:
-            number = finite.sum(1, keepdim=True).clamp(min=1)
-            centred = torch.where(finite, above - above.sum(1, keepdim=True) / number, 0.0)
-            spread = (centred.square().sum(1, keepdim=True) / number).sqrt()
-            above = above / spread.clamp(min=1e-8)
-        weights = torch.where(finite, torch.exp(above / self.temperature), 0.0)
-        return weights / weights.sum(1, keepdim=True).clamp(min=1e-30)
+        return exponential_weights(returns, self.temperature, normalize=self.normalize)
 
 
-def weighted_moments(actions: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and (biased) standard deviation [B, H, A] of `actions` [B, N, H, A], `weights` [B,
-    N]."""
-    mean = torch.einsum("bn,bnha->bha", weights, actions)
-    deviation = (actions - mean.unsqueeze(1)).square()
-    return mean, torch.einsum("bn,bnha->bha", weights, deviation).sqrt()
+def check_elites(planner: SequencePlanner, elites: int) -> None:
+    """Raises ValueError where the number of elites is none or more than there are candidates."""
+    check_counts(planner, "elites")
+    if elites > planner.samples:
+        name = type(planner).__name__
+        raise ValueError(
+            f"{name}.elites ({elites}) cannot exceed {name}.samples ({planner.samples})"
+        )
+
+
+def scaled_elites(elites: int, candidates: int, samples: int) -> int:
+    """The elites stay the same share of candidates that a budget has cut; one alone, where there
+    were more, would leave no spread."""
+    return min(elites, candidates, max(2, elites * candidates // samples))
+
+
+def select_elites(sequences: Tensor, returns: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """The `number` best candidates [B, E, ...] and their returns [B, E], the best first."""
+    top, index = returns.topk(number, 1)
+    rows = torch.arange(len(index), device=index.device).unsqueeze(1)
+    return sequences[rows, index], top
+
+
+def equal_weights(returns: Tensor) -> Tensor:
+    """Weights [B, N] of 1/n for the n candidates that have a return; 0 for the others."""
+    usable = (returns > -torch.inf).to(returns)
+    return usable / usable.sum(1, keepdim=True).clamp(min=1)
+
+
+def exponential_weights(returns: Tensor, temperature: float, *, normalize: bool = False) -> Tensor:
+    """softmax(returns / temperature) over the N candidates: weights [B, N] summing to 1.
+
+    The temperature is in units of return, or of the returns' standard deviation where `normalize`.
+    The weight is 0 where a return is -inf, all weights where all are.
+    """
+    finite = returns > -torch.inf
+    above = torch.where(finite, returns - returns.amax(1, keepdim=True), 0.0)
+    if normalize:
+        number = finite.sum(1, keepdim=True).clamp(min=1)
+        centred = torch.where(finite, above - above.sum(1, keepdim=True) / number, 0.0)
+        spread = (centred.square().sum(1, keepdim=True) / number).sqrt()
+        above = above / spread.clamp(min=1e-8)
+    weights = torch.where(finite, torch.exp(above / temperature), 0.0)
+    return weights / weights.sum(1, keepdim=True).clamp(min=1e-30)
+
+
+def weighted_mean(sequences: Tensor, weights: Tensor) -> Tensor:
+    """The mean [B, L, A] of sequences [B, N, L, A] under weights [B, N]."""
+    return torch.einsum("bn,bnla->bla", weights, sequences)
+
+
+def weighted_std(sequences: Tensor, weights: Tensor, mean: Tensor) -> Tensor:
+    """Their (biased) standard deviation [B, L, A] around `mean`."""
+    deviation = (sequences - mean.unsqueeze(1)).square()
+    return torch.einsum("bn,bnla->bla", weights, deviation).sqrt()
+
+
+def weighted_moments(sequences: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and (biased) standard deviation [B, L, A] of sequences [B, N, L, A]."""
+    mean = weighted_mean(sequences, weights)
+    return mean, weighted_std(sequences, weights, mean)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mbrl_core import draws
-from mbrl_core.planners.common import check_counts, only_finite, plan_of
+from mbrl_core.planners.common import check_counts, only_finite, plan_of, warn_of_lost
 from mbrl_core.reducers import Argmax, Reducer
 from mbrl_core.rollouts import simulate_actions, simulate_policy
 from mbrl_core.types import (
@@ -33,24 +33,20 @@ class RandomShooting:
     With `actions="policy"` the policy draws every action: over text this is best-of-N (`Argmax`) or
     self-consistency (`Vote`). With `actions="uniform"` whole sequences are drawn at once from the
     action space (Rao 2009, "A survey of numerical methods for optimal control"; uniform between the
-    bounds, standard normal where they are infinite). `horizon` counts model steps, `samples` is N,
-    `particles` the simulations averaged per sequence (uniform only).
+    bounds, standard normal where they are infinite). `horizon` counts model steps, `samples` is N.
     """
 
     samples: int
     horizon: int
     actions: Literal["policy", "uniform"] = "policy"
     reduce: Reducer = field(default_factory=Argmax)
-    particles: int = 1
 
     def __post_init__(self) -> None:
-        check_counts(self, "samples", "horizon", "particles")
+        check_counts(self, "samples", "horizon")
         if self.actions not in ("policy", "uniform"):
             raise ValueError(
                 f"RandomShooting.actions must be policy or uniform, not {self.actions!r}"
             )
-        if self.actions == "policy" and self.particles != 1:
-            raise ValueError("RandomShooting.particles needs actions=uniform: a policy draws anew")
 
     @torch.no_grad()
     def __call__(
@@ -71,7 +67,7 @@ class RandomShooting:
         needs = ("action_space",) if open_loop else ("policy",)
         world = World("RandomShooting", model, state, rng=rng, budget=budget, needs=needs)
         cost = {
-            "steps": self.horizon * self.particles,
+            "steps": self.horizon,
             "proposals": 0 if open_loop else self.horizon,
         }
         if world.budget.tokens is not None and self.horizon == 1:
@@ -85,14 +81,16 @@ class RandomShooting:
             raise ValueError("RandomShooting: the budget does not allow one future of this horizon")
         if open_loop:
             sequences = self._draw(world, samples)
-            rollout = simulate_actions(world, state, sequences, self.particles)
+            rollout = simulate_actions(world, state, sequences)
         else:
             rollout = simulate_policy(world, state, self.horizon, samples)
         returns = only_finite(rollout.returns)
         if listen:
             listen(Event("iteration", 0, {"returns": returns}))
         chosen, value = self.reduce(returns, rollout.final)
-        return plan_of(world, rollout, returns, chosen, value), None
+        plan = plan_of(world, rollout, returns, chosen, value)
+        warn_of_lost(world.planner, plan)
+        return plan, None
 
     def _draw(self, world: World, samples: int) -> Tensor:
         """Sequences [B, N, H, A], or [B, N, H] of a discrete space."""

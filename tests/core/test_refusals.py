@@ -11,11 +11,15 @@ from torch import Tensor
 
 from mbrl_core import (
     CEM,
+    ICEM,
     MCTS,
     MPPI,
+    TDMPC,
     BeamSearch,
     Box,
     Budget,
+    CategoricalCEM,
+    GradCEM,
     GradMPC,
     Model,
     Planner,
@@ -31,7 +35,14 @@ from mbrl_core import (
 from tests.worlds import TensorGarden, glider, tensor_garden, tensor_rows, text_garden
 
 PATHS = ["start", "gate"]
-TRAJECTORY: list[Planner] = [CEM(horizon=2), MPPI(horizon=2), GradMPC(horizon=2)]
+TRAJECTORY: list[Planner] = [
+    CEM(horizon=2),
+    ICEM(horizon=2),
+    MPPI(horizon=2),
+    TDMPC(horizon=2),
+    GradMPC(horizon=2),
+    GradCEM(horizon=2),
+]
 
 
 @pytest.mark.parametrize(
@@ -42,6 +53,7 @@ TRAJECTORY: list[Planner] = [CEM(horizon=2), MPPI(horizon=2), GradMPC(horizon=2)
         (RandomShooting(samples=2, horizon=2), "policy"),
         (RandomShooting(samples=2, horizon=2, actions="uniform"), "action_space"),
         *((planner, "action_space") for planner in TRAJECTORY),
+        (CategoricalCEM(horizon=2), "action_space"),
     ],
 )
 def test_a_planner_names_the_part_it_needs(planner: Planner, part: str) -> None:
@@ -130,13 +142,40 @@ def test_a_wrong_shape_is_one_clear_sentence(planner: Planner, fault: str, part:
         (lambda: GradMPC(horizon=2, learning_rate=0.0), "GradMPC.learning_rate"),
         (lambda: GradMPC(horizon=2, optimizer="lbfgs"), "GradMPC.optimizer"),
         (lambda: GradMPC(horizon=2, output="mean"), "GradMPC.output"),
+        (lambda: GradMPC(horizon=2, last_rate=1.5), "GradMPC.last_rate"),
+        (lambda: GradMPC(horizon=2, samples=2, policy_samples=3), "GradMPC.policy_samples"),
+        (lambda: GradMPC(horizon=2, policy_std=-0.1), "GradMPC.policy_std"),
+        (lambda: GradCEM(horizon=2, gradient_steps=0), "GradCEM.gradient_steps"),
+        (lambda: CEM(horizon=2, beta=-1.0), "CEM.beta"),
+        (lambda: CEM(horizon=2, knots=3), "CEM.knots"),
+        (lambda: CEM(horizon=2, knots=0), "CEM.knots"),
+        (lambda: CEM(horizon=2, interpolation="quintic"), "CEM.interpolation"),
+        (lambda: CEM(horizon=2, keep_mean="first"), "CEM.keep_mean"),
+        (lambda: MPPI(horizon=9, smooth=4), "MPPI.smooth"),
+        (lambda: MPPI(horizon=9, smooth=11), "MPPI.smooth"),
+        (lambda: MPPI(horizon=9, knots=3, smooth=5), "MPPI.smooth"),
+        (lambda: MPPI(horizon=2, control_cost=-1.0), "MPPI.control_cost"),
+        (lambda: ICEM(horizon=2, shrink=0.5), "ICEM.shrink"),
+        (lambda: ICEM(horizon=2, keep_elites=1.0), "ICEM.keep_elites"),
+        (lambda: ICEM(horizon=2, samples=19, elites=10), "ICEM.samples"),
+        (lambda: TDMPC(horizon=2, samples=8, elites=9), "TDMPC.elites"),
+        (lambda: TDMPC(horizon=2, policy_samples=512), "TDMPC.policy_samples"),
+        (lambda: TDMPC(horizon=2, policy_samples=-1), "TDMPC.policy_samples"),
+        (lambda: TDMPC(horizon=2, output="median"), "TDMPC.output"),
+        (lambda: TDMPC(horizon=2, explore=-1.0), "TDMPC.explore"),
+        (lambda: CategoricalCEM(horizon=2, floor=1.0), "CategoricalCEM.floor"),
+        (lambda: CategoricalCEM(horizon=2, renew=1.5), "CategoricalCEM.renew"),
+        (lambda: CategoricalCEM(horizon=2, samples=8, elites=9), "CategoricalCEM.elites"),
         (lambda: RandomShooting(samples=0, horizon=1), "RandomShooting.samples"),
         (lambda: RandomShooting(samples=1, horizon=1, actions="all"), "RandomShooting.actions"),
-        (lambda: RandomShooting(samples=1, horizon=1, particles=2), "RandomShooting.particles"),
         (lambda: BeamSearch(width=0, expand=1, depth=1), "BeamSearch.width"),
         (lambda: MCTS(simulations=-1, candidates=1), "MCTS.simulations"),
         (lambda: MCTS(simulations=1, candidates=1, max_depth=0), "MCTS.max_depth"),
         (lambda: RecedingHorizon(planner=CEM(horizon=1), steps=0), "RecedingHorizon.steps"),
+        (
+            lambda: RecedingHorizon(planner=CEM(horizon=1), steps=1, execute=0),
+            "RecedingHorizon.execute",
+        ),
     ],
 )
 def test_a_hyperparameter_that_makes_no_sense_is_named(make: Callable[[], Any], field: str) -> None:

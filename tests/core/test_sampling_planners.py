@@ -1,20 +1,25 @@
-"""Laws of random shooting, CEM, MPPI and Grad-MPC."""
+"""Laws that all planners over action sequences keep, and those of CEM, MPPI and Grad-MPC."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mbrl_core import (
     CEM,
+    ICEM,
     MPPI,
+    TDMPC,
     Box,
     Budget,
     Event,
+    GradCEM,
     GradMPC,
     Model,
     RandomShooting,
@@ -35,6 +40,10 @@ TRAJECTORY: dict[str, TrajectoryPlanner] = {
     "cem": CEM(horizon=H, samples=N, elites=6, iterations=4),
     "cem_mean": CEM(horizon=H, samples=N, elites=6, iterations=4, output="mean"),
     "mppi": MPPI(horizon=H, samples=N, iterations=4),
+    "icem": ICEM(horizon=H, samples=N, elites=6, iterations=4),
+    "knots": CEM(horizon=H, samples=N, elites=6, iterations=4, knots=2, interpolation="linear"),
+    "tdmpc": TDMPC(horizon=H, samples=N, elites=6, iterations=4, policy_samples=0),
+    "grad_cem": GradCEM(horizon=H, samples=8, elites=3, iterations=3),
     "grad_mpc": GradMPC(horizon=H, samples=3, iterations=6),
 }
 every_planner = pytest.mark.parametrize("planner", TRAJECTORY.values(), ids=TRAJECTORY)
@@ -73,8 +82,8 @@ def test_the_model_never_sees_an_action_outside_the_bounds(planner: TrajectoryPl
 @every_planner
 def test_the_value_is_the_return_of_the_plan_that_is_returned(planner: TrajectoryPlanner) -> None:
     model = glider()
-    plan, carry = planner(model, START, rng=generator(0))
-    sequence = torch.cat([plan.action.unsqueeze(1), carry.mean[:, :-1]], 1)
+    plan, _ = planner(model, START, rng=generator(0))
+    sequence = torch.stack([plan.action, *plan.then], 1)
     state, total, weight = START, torch.zeros(3).double(), 1.0
     with torch.no_grad():
         for t in range(H):
@@ -123,8 +132,8 @@ def test_a_root_whose_candidates_are_all_nan_keeps_its_carried_plan(
         plan, warm = planner(model, poisoned, carry, rng=generators())
     healthy, _ = planner(model, START, carry, rng=generators())
     assert plan.valid.tolist() == [True, False, True]
-    assert torch.equal(plan.action[1], carried[1, 0])
-    assert torch.equal(warm.mean[1, :-1], carried[1, 1:])
+    torch.testing.assert_close(plan.action[1], carried[1, 0])
+    torch.testing.assert_close(warm.mean[1, :-1], carried[1, 1:])
     others = torch.tensor([0, 2])
     torch.testing.assert_close(plan.action[others], healthy.action[others])
     torch.testing.assert_close(plan.value[others], healthy.value[others])
@@ -151,10 +160,13 @@ def test_a_mean_that_is_nan_gives_way_to_the_best_candidate() -> None:
 
 @every_planner
 def test_the_warm_start_is_the_plan_moved_on_by_one_step(planner: TrajectoryPlanner) -> None:
-    _, carry = planner(glider(), START, rng=generator(0))
+    plan, carry = planner(glider(), START, rng=generator(0))
     assert torch.equal(carry.mean[:, -1], torch.full((3, 1), -0.25).double())  # the box's centre
-    twice = carry.shift(1, -0.25)
+    if not isinstance(planner, TDMPC):  # which carries its mean, whatever it returns
+        assert torch.equal(carry.mean[:, :-1], torch.stack(plan.then, 1))
+    twice = carry.shift(1)
     assert torch.equal(twice.mean[:, :-1], carry.mean[:, 1:])
+    assert torch.equal(twice.mean[:, -1], carry.mean[:, -1])
     assert carry.mean.shape == (3, H, 1) and not carry.fresh.any()
 
 
@@ -201,12 +213,20 @@ def test_a_budget_is_never_exceeded(planner: TrajectoryPlanner, unit: str, share
 
 
 @every_planner
-def test_without_time_the_carried_plan_is_returned(planner: TrajectoryPlanner) -> None:
+def test_without_budget_the_carried_plan_is_returned(planner: TrajectoryPlanner) -> None:
     carry = WarmStart(torch.full((3, H, 1), 0.3).double(), torch.zeros(3, dtype=torch.bool))
     with pytest.warns(RuntimeWarning, match="within the budget"):
-        plan, _ = planner(glider(), START, carry, rng=generator(0), budget=Budget(seconds=0))
+        plan, _ = planner(glider(), START, carry, rng=generator(0), budget=Budget(steps=0))
     assert plan.cost.calls == 0 and not plan.valid.any()
-    assert torch.equal(plan.action, carry.mean[:, 0])
+    torch.testing.assert_close(plan.action, carry.mean[:, 0])
+
+
+@every_planner
+def test_without_time_one_iteration_is_evaluated(planner: TrajectoryPlanner) -> None:
+    plan, _ = planner(glider(), START, rng=generator(0), budget=Budget(seconds=0))
+    assert plan.valid.all()
+    rounds = planner.evaluations() + (planner.output == "mean")
+    assert plan.cost.calls == rounds * (H + 1)
 
 
 def test_gradients_are_counted_where_only_the_state_is_rewarded() -> None:
@@ -218,6 +238,29 @@ def test_gradients_are_counted_where_only_the_state_is_rewarded() -> None:
     model = Model(StateOnly().requires_grad_(False), None, None, glider().action_space)
     plan, _ = GradMPC(horizon=H, samples=2, iterations=5)(model, START, rng=generator(0))
     assert plan.cost.gradients.tolist() == [2 * 5 * H] * 3
+
+
+class Asked(TorchDispatchMode):
+    """Counts what makes a host wait for its device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = 0
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        waits = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal")
+        self.times += op.overloadpacket.__name__ in waits
+        return op(*args, **(kwargs or {}))
+
+
+@every_planner
+def test_no_iteration_waits_for_the_device(planner: TrajectoryPlanner) -> None:
+    def waits(iterations: int) -> int:
+        with Asked() as asked:
+            replace(planner, iterations=iterations)(glider(), START, rng=generator(0))
+        return asked.times
+
+    assert waits(6) == waits(2) < 10
 
 
 # Refits
@@ -328,12 +371,12 @@ def test_hot_mppi_averages_all_candidates() -> None:
 def test_uniform_shooting_covers_its_box(low: float) -> None:
     box = Box(torch.tensor([-1.0, low]), torch.tensor([0.5, torch.inf]))
 
-    class Any(Glider):
+    class Sideways(Glider):
         def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
             return Transition(state, -action[:, 0], torch.ones(len(state)))
 
     planner = RandomShooting(samples=2000, horizon=1, actions="uniform")
-    plan, _ = planner(Model(Any(), None, None, box), torch.zeros(1, 1), rng=generator(0))
+    plan, _ = planner(Model(Sideways(), None, None, box), torch.zeros(1, 1), rng=generator(0))
     actions = plan.trace.actions[0]
     assert actions[:, 0].min() >= -1 and actions[:, 0].max() <= 0.5
     assert abs(actions[:, 0].mean().item() + 0.25) < 0.05

@@ -1,0 +1,81 @@
+"""A deadline in seconds is kept: no iteration begins that would end too late."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from torch import Tensor
+
+from mbrl_core import (
+    CEM,
+    ICEM,
+    MPPI,
+    TDMPC,
+    Budget,
+    CategoricalCEM,
+    GradCEM,
+    GradMPC,
+    Planner,
+    Rng,
+    Transition,
+    generator,
+)
+from mbrl_core.planners.trajectory import SequencePlanner
+from tests.worlds import Glider, TensorGarden, glider, tensor_garden, tensor_rows
+
+NAP = 0.01  # seconds that one call of the model takes
+
+
+class SleepyGlider(Glider):
+    """A glider that takes its time."""
+
+    def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
+        time.sleep(NAP)
+        return super().step(state, action, rng=rng)
+
+
+class SleepyGarden(TensorGarden):
+    """A garden that takes its time."""
+
+    def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
+        time.sleep(NAP)
+        return super().step(state, action, rng=rng)
+
+
+@pytest.mark.parametrize(
+    "planner",
+    [
+        CEM(horizon=3, samples=8, elites=2, iterations=1000),
+        CEM(horizon=3, samples=8, elites=2, iterations=1000, output="mean"),
+        ICEM(horizon=3, samples=8, elites=2, iterations=1000),
+        MPPI(horizon=3, samples=8, iterations=1000),
+        TDMPC(horizon=3, samples=8, elites=2, policy_samples=2, iterations=1000),
+        GradMPC(horizon=3, samples=2, iterations=1000),
+        GradCEM(horizon=3, samples=4, elites=2, iterations=1000),
+        CategoricalCEM(horizon=3, samples=8, elites=2, iterations=1000),
+    ],
+    ids=lambda planner: f"{type(planner).__name__}-{planner.output}",
+)
+def test_the_overshoot_is_less_than_one_model_call(planner: SequencePlanner) -> None:
+    deadline = 0.3
+    if isinstance(planner, CategoricalCEM):
+        model, state = tensor_garden()._replace(dynamics=SleepyGarden()), tensor_rows(["start"])
+    else:
+        model, state = glider()._replace(dynamics=SleepyGlider()), torch.ones(1, 2).double()
+    plan, _ = planner(model, state, rng=generator(0), budget=Budget(seconds=deadline))
+    assert plan.valid.all()
+    assert deadline / 3 < plan.cost.seconds < deadline + NAP
+
+
+def test_without_a_deadline_all_iterations_run() -> None:
+    planner: Planner = CEM(horizon=2, samples=4, elites=2, iterations=3)
+    for budget in (None, Budget(seconds=60)):
+        plan, _ = planner(
+            glider()._replace(value=None),
+            torch.ones(1, 2).double(),
+            rng=generator(0),
+            budget=budget,
+        )
+        assert plan.cost.calls == 6
