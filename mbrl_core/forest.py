@@ -88,6 +88,19 @@ class Forest:
         """[B, M] return of the path from the root through each node, its own value at the end."""
         return self.earned + self.weight * self.raw_value
 
+    def count_visits(self, nodes: Tensor, present: Tensor) -> None:
+        """Make each node's visits the number of the given nodes [B, n] that lie at or below it.
+
+        Only those where `present` [B, n] is true count.
+        """
+        self.visits.zero_()
+        everyone = torch.arange(len(nodes), device=nodes.device).unsqueeze(1).expand_as(nodes)
+        while bool(present.any()):
+            one = self.visits.new_ones(())
+            self.visits.index_put_((everyone[present], nodes[present]), one, accumulate=True)
+            present = present & (nodes > 0)
+            nodes = torch.where(present, self.parent[everyone, nodes], nodes)
+
     def first_action(self, nodes: Tensor) -> Rows:
         """The action [B rows] at the root on the way to node `nodes` [B] of each root.
 
@@ -113,4 +126,35 @@ class Forest:
         )
 
 
-_TABLES = set(Tree._fields) - {"size", "states", "actions"}
+class Options:
+    """The candidate actions of a forest's nodes: what the policy proposed, and how likely each."""
+
+    def __init__(self, forest: Forest, number: int) -> None:
+        self.forest = forest
+        self.number = number
+        shape = (*forest.parent.shape, number)
+        device, dtype = forest.parent.device, forest.prior.dtype
+        self.logits = torch.full(shape, -torch.inf, dtype=dtype, device=device)  # [B, M, K]
+        self.asked = torch.zeros(shape[:2], dtype=torch.bool, device=device)  # [B, M]
+        self.actions: Rows = None  # B*M*K rows
+
+    def ask(self, roots: Tensor, nodes: Tensor) -> None:
+        """Have the policy propose candidates for the given nodes [n]."""
+        row = self.forest.flat(roots, nodes)
+        state = rows.take(self.forest.states, row)
+        proposal = self.forest.world.propose(state, self.number, roots)
+        found = proposal.log_prior.shape[1]
+        slots = torch.arange(found, device=roots.device)
+        self.logits[roots, nodes, :found] = proposal.log_prior.to(self.logits)
+        place = (row.unsqueeze(1) * self.number + slots).flatten()
+        self.actions = rows.put(self.actions, place, proposal.actions, size=self.logits.numel())
+        self.asked[roots, nodes] = True
+
+    def take(self, roots: Tensor, nodes: Tensor, slots: Tensor) -> tuple[Rows, Tensor]:
+        """The actions (n rows) at the given slots [n] of nodes [n], and their priors [n]."""
+        row = self.forest.flat(roots, nodes) * self.number + slots
+        prior = self.logits[roots, nodes].softmax(1).gather(1, slots.unsqueeze(1)).squeeze(1)
+        return rows.take(self.actions, row), prior
+
+
+_TABLES = set(Tree._fields) - {"size", "states", "actions", "root"}

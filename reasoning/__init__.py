@@ -6,10 +6,14 @@ from reasoning.scorers import StepScorer
 from reasoning.strategies import (
     Strategy,
     best_of_n,
+    dvts,
     greedy,
     mcts,
+    particle_filter,
     self_consistency,
+    soft_best_of_n,
     tree_of_thoughts,
+    tree_of_thoughts_dfs,
     weighted_vote,
 )
 
@@ -22,9 +26,13 @@ __all__ = [
     "Strategy",
     "TransformersEngine",
     "best_of_n",
+    "dvts",
     "greedy",
     "mcts",
+    "particle_filter",
     "self_consistency",
+    "soft_best_of_n",
     "tree_of_thoughts",
+    "tree_of_thoughts_dfs",
     "weighted_vote",
 ]

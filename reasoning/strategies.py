@@ -8,13 +8,18 @@ from typing import Literal
 from mbrl_core import (
     MCTS,
     PUCT,
+    UCT,
     Argmax,
     BeamSearch,
+    DepthFirstSearch,
+    Gumbel,
+    ParticleFilter,
     Planner,
     RandomShooting,
     RawQ,
     Reducer,
     Rows,
+    Selection,
     Vote,
     WeightedVote,
 )
@@ -76,6 +81,16 @@ def weighted_vote(n: int = 16, temperature: float = 0.8) -> Strategy:
     return _sampled(n, temperature, WeightedVote(FinalNumber()))
 
 
+def soft_best_of_n(
+    n: int = 16, score_temperature: float = 0.1, temperature: float = 0.8
+) -> Strategy:
+    """The answer of highest sum of exp(score / score_temperature).
+
+    Between the majority (infinitely hot) and the sample of highest score (cold).
+    """
+    return _sampled(n, temperature, WeightedVote(FinalNumber(), score_temperature))
+
+
 def tree_of_thoughts(
     width: int = 4, expand: int = 4, depth: int = 12, temperature: float = 0.8
 ) -> Strategy:
@@ -84,28 +99,90 @@ def tree_of_thoughts(
     return Strategy(planner=planner, unit="step", temperature=temperature, merge=True)
 
 
+def dvts(width: int = 4, expand: int = 4, depth: int = 12, temperature: float = 0.8) -> Strategy:
+    """Diverse verifier tree search (Beeching et al. 2024): `width` subtrees, each followed along
+    its best step."""
+    planner = BeamSearch(width=width, expand=expand, depth=depth, groups=width)
+    return Strategy(planner=planner, unit="step", temperature=temperature, merge=True)
+
+
+def tree_of_thoughts_dfs(
+    expand: int = 3,
+    depth: int = 12,
+    max_nodes: int = 64,
+    prune_below: float | None = 0.3,
+    enough: float | None = None,
+    temperature: float = 0.8,
+) -> Strategy:
+    """Depth-first search over steps (Yao et al. 2023): a solution whose score falls below
+    `prune_below` is given up, one that scores `enough` ends the search."""
+    planner = DepthFirstSearch(
+        expand=expand, depth=depth, max_nodes=max_nodes, prune_below=prune_below, enough=enough
+    )
+    return Strategy(planner=planner, unit="step", temperature=temperature, merge=True)
+
+
+def particle_filter(
+    particles: int = 16,
+    depth: int = 24,
+    score_temperature: float = 0.1,
+    weigh: Literal["gain", "score"] = "gain",
+    resample_at: float = 1.0,
+    temperature: float = 0.8,
+    choose: Literal["best", "vote"] = "vote",
+) -> Strategy:
+    """Sequential Monte Carlo over steps (Puri et al. 2025): solutions multiply and die by score.
+
+    `choose` takes the particle of `best` score or the answer of the highest sum of weights.
+    """
+    planner = ParticleFilter(
+        particles=particles,
+        depth=depth,
+        temperature=score_temperature,
+        weigh=weigh,
+        resample_at=resample_at,
+        judge="return" if choose == "best" else "weight",
+        reduce=_chosen_by(choose),
+    )
+    return Strategy(planner=planner, unit="step", temperature=temperature)
+
+
 def mcts(
     simulations: int = 32,
     candidates: int = 4,
-    c_puct: float = 1.0,
+    selection: Literal["puct", "uct", "gumbel"] = "puct",
+    exploration: float = 1.0,
     temperature: float = 0.8,
     choose: Literal["best", "vote"] = "best",
+    leaves: int = 1,
 ) -> Strategy:
     """Monte Carlo tree search over steps; counts of equal steps are priors, scores are values.
 
-    `choose` takes, of the complete solutions in the tree, the `best` by score or the answer of the
-    highest sum of scores.
+    `exploration` is the weight of what was seldom tried, for `puct` and `uct`. `choose` takes, of
+    the complete solutions in the tree, the `best` by score or the answer of the highest sum of
+    scores. `leaves` steps are taken in each tree at once.
     """
-    if choose not in ("best", "vote"):
-        raise ValueError(f"choose must be best or vote, not {choose!r}")
-    reduce: Reducer = Argmax() if choose == "best" else WeightedVote(FinalNumber())
+    selections: dict[str, Selection] = {
+        "puct": PUCT(c_init=exploration, q=RawQ()),
+        "uct": UCT(exploration=exploration),
+        "gumbel": Gumbel(),
+    }
+    if selection not in selections:
+        raise ValueError(f"selection must be one of {', '.join(selections)}, not {selection!r}")
     planner = MCTS(
         simulations=simulations,
         candidates=candidates,
-        selection=PUCT(c_init=c_puct, q=RawQ()),
-        reduce=reduce,
+        selection=selections[selection],
+        reduce=_chosen_by(choose),
+        leaves=leaves,
     )
     return Strategy(planner=planner, unit="step", temperature=temperature, merge=True)
+
+
+def _chosen_by(choose: Literal["best", "vote"]) -> Reducer:
+    if choose not in ("best", "vote"):
+        raise ValueError(f"choose must be best or vote, not {choose!r}")
+    return Argmax() if choose == "best" else WeightedVote(FinalNumber())
 
 
 def _sampled(n: int, temperature: float, reduce: Reducer) -> Strategy:

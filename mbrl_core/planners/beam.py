@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mbrl_core import rows
 from mbrl_core.forest import Forest
-from mbrl_core.planners.common import check_counts, only_finite
+from mbrl_core.planners.common import check_counts, only_finite, warn_of_lost
 from mbrl_core.reducers import Argmax, Reducer
 from mbrl_core.types import Budget, Carry, Event, Listener, Model, Plan, Rng, Rows
 from mbrl_core.world import World
@@ -24,15 +24,26 @@ class BeamSearch:
     ended node stays in the beam with the score it has. Equal scores keep their order: first by
     parent, then by candidate. Over text this is Tree of Thoughts, breadth first (Yao et al. 2023,
     algorithm 1). `depth` counts model steps; `reduce` chooses among the last beam.
+
+    With `groups` the beam is that many separate beams of `width / groups` places: the root's
+    `groups * expand` candidates are dealt out to them in turn, and from then on a node competes
+    within its group alone. With one place a group this is diverse verifier tree search (Beeching et
+    al. 2024, "Scaling test-time compute with open models").
     """
 
     width: int
     expand: int
     depth: int
+    groups: int = 1
     reduce: Reducer = field(default_factory=Argmax)
 
     def __post_init__(self) -> None:
-        check_counts(self, "width", "expand", "depth")
+        check_counts(self, "width", "expand", "depth", "groups")
+        if self.width % self.groups:
+            raise ValueError(
+                f"BeamSearch.width must be a multiple of BeamSearch.groups, and {self.width} is "
+                f"none of {self.groups}"
+            )
 
     @torch.no_grad()
     def __call__(
@@ -55,65 +66,88 @@ class BeamSearch:
         beam = torch.zeros((world.roots, self.width), dtype=torch.int64, device=world.device)
         present = torch.zeros_like(beam, dtype=torch.bool)
         present[:, 0] = True
-        grows = torch.ones(world.roots, dtype=torch.bool, device=world.device)
+        grows = torch.ones((world.roots, self.groups), dtype=torch.bool, device=world.device)
         for level in range(self.depth):
-            grows &= self._may_grow(world).to(world.device)
-            growing = present & ~forest.ended[everyone, beam] & grows.unsqueeze(1)
+            grows &= self._may_grow(world).to(world.device).unsqueeze(1)
+            going = grows.repeat_interleave(self.width // self.groups, 1)
+            growing = present & ~forest.ended[everyone, beam] & going
             if not bool(growing.any()):
                 break
-            pool, held = self._level(world, forest, beam, present, growing)
+            shares = self._shares(world) if level == 0 else 1
+            pool, held = self._level(world, forest, beam, present, growing, shares)
             score = torch.where(held, only_finite(forest.score()[everyone, pool]), -torch.inf)
-            top, order = torch.sort(score, dim=1, descending=True, stable=True)
-            usable = top[:, 0] > -torch.inf  # a root without one keeps its last beam and stops
+            beam, present, usable = self._keep(beam, present, pool, score)
             grows &= usable
-            beam = torch.where(usable.unsqueeze(1), pool.gather(1, order)[:, : self.width], beam)
-            kept = top[:, : self.width] > -torch.inf
-            present = torch.where(usable.unsqueeze(1), kept, present)
-            self._mark(forest, everyone, beam, present)
+            forest.count_visits(beam, present)
             if listen:
-                listen(Event("depth", level, {"beam": beam, "present": present, "score": top}))
-        return self._finish(world, forest, everyone, beam, present), None
+                data = {"beam": beam, "present": present, "pool": pool, "score": score}
+                listen(Event("depth", level, data))
+        plan = self._finish(world, forest, everyone, beam, present)
+        warn_of_lost(world.planner, plan)
+        return plan, None
 
     def _may_grow(self, world: World) -> Tensor:
         if not world.calls_left(2 + (world.model.value is not None)):
             return torch.zeros(world.roots, dtype=torch.bool)
         return world.within_budget(steps=1, proposals=1)
 
+    def _shares(self, world: World) -> int:
+        """Among how many groups the root's candidates are dealt out: those that can be paid for."""
+        limit = world.budget.proposals
+        return self.groups if limit is None else min(self.groups, max(1, limit // self.expand))
+
     def _level(
-        self, world: World, forest: Forest, beam: Tensor, present: Tensor, growing: Tensor
+        self,
+        world: World,
+        forest: Forest,
+        beam: Tensor,
+        present: Tensor,
+        growing: Tensor,
+        shares: int,
     ) -> tuple[Tensor, Tensor]:
-        """Expand the growing places; all nodes [B, W*K] now competing, and which of these exist."""
-        wide = (world.roots, self.width, self.expand)
+        """Expand the growing places; all nodes [B, W*K] now competing, and which of these exist.
+
+        Candidate c of a node goes to the group that lies c % `shares` groups on from its own.
+        """
+        wide, asked_for = (world.roots, self.width, self.expand), shares * self.expand
         pool = torch.zeros(wide, dtype=torch.int64, device=world.device)
         held = torch.zeros(wide, dtype=torch.bool, device=world.device)
         pool[:, :, 0], held[:, :, 0] = beam, present & ~growing
-        root, place = _first(growing, world.left("proposals"), self.expand).nonzero(as_tuple=True)
+        root, place = _first(growing, world.left("proposals"), asked_for).nonzero(as_tuple=True)
         if len(root):
             node = beam[root, place]
             asked = rows.take(forest.states, forest.flat(root, node))
-            proposal = world.propose(asked, self.expand, root)
-            exists = torch.zeros(wide, dtype=torch.bool, device=world.device)
-            exists[root, place, : proposal.log_prior.shape[1]] = proposal.log_prior > -torch.inf
-            exists = _first(exists.flatten(1), world.left("steps")).view(wide)
+            proposal = world.propose(asked, asked_for, root)
+            number = proposal.log_prior.shape[1]
+            exists = held.new_zeros((world.roots, self.width, asked_for))
+            exists[root, place, :number] = proposal.log_prior > -torch.inf
+            exists = _first(exists.flatten(1), world.left("steps")).view_as(exists)
             which, slot = exists[root, place].nonzero(as_tuple=True)
             if len(which):
-                action = rows.take(proposal.actions, which * proposal.log_prior.shape[1] + slot)
+                action = rows.take(proposal.actions, which * number + slot)
                 moved = world.step_some(rows.take(asked, which), action, root[which])
                 prior = proposal.log_prior.softmax(1)[which, slot]
                 nodes = forest.add(root[which], node[which], slot, prior, action, moved)
-                pool[root[which], place[which], slot] = nodes
-                held[root[which], place[which], slot] = True
+                to = place[which] + slot % shares * (self.width // self.groups)
+                pool[root[which], to, slot // shares] = nodes
+                held[root[which], to, slot // shares] = True
         return pool.flatten(1), held.flatten(1)
 
-    def _mark(self, forest: Forest, everyone: Tensor, beam: Tensor, present: Tensor) -> None:
-        """Count a visit for every node still on the way to one that is kept, and 0 for those
-        cut."""
-        forest.visits.zero_()
-        node, there = beam, present
-        while bool(there.any()):
-            forest.visits[everyone.expand_as(node)[there], node[there]] = 1
-            there = there & (node > 0)
-            node = torch.where(there, forest.parent[everyone, node], node)
+    def _keep(
+        self, beam: Tensor, present: Tensor, pool: Tensor, score: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The best nodes of each group, in falling order: the beam [B, W], which of its places hold
+        a node, and which groups [B, G] had a usable one; a group without keeps what it held."""
+        size = self.width // self.groups
+        beam, present, pool, score = (
+            table.view(len(beam), self.groups, -1) for table in (beam, present, pool, score)
+        )
+        top, order = torch.sort(score, dim=2, descending=True, stable=True)
+        kept = top[..., :size] > -torch.inf
+        usable = kept[..., :1]
+        beam = torch.where(usable, pool.gather(2, order)[..., :size], beam)
+        present = torch.where(usable, kept, present)
+        return beam.flatten(1), present.flatten(1), usable.squeeze(2)
 
     def _finish(
         self, world: World, forest: Forest, everyone: Tensor, beam: Tensor, present: Tensor
@@ -122,7 +156,8 @@ class BeamSearch:
             raise ValueError(
                 "BeamSearch: the budget does not allow one step, or nothing was proposed"
             )
-        returns = torch.where(present, only_finite(forest.score()[everyone, beam]), -torch.inf)
+        found = present & (beam > 0)  # a group that found nothing may still hold the root
+        returns = torch.where(found, only_finite(forest.score()[everyone, beam]), -torch.inf)
         row = forest.flat(everyone, beam)
         chosen, value = self.reduce(returns, rows.take(forest.states, row.flatten()))
         node = beam.gather(1, chosen.unsqueeze(1)).squeeze(1)
@@ -132,7 +167,7 @@ class BeamSearch:
             final=rows.take(forest.states, forest.flat(everyone.squeeze(1), node)),
             trace=forest.tree(),
             cost=world.cost(),
-            valid=(returns > -torch.inf).any(1) & (node > 0),
+            valid=(returns > -torch.inf).any(1),
         )
 
 

@@ -8,10 +8,14 @@ from mbrl_core.testing import check_model, check_planner
 from reasoning.strategies import (
     Strategy,
     best_of_n,
+    dvts,
     greedy,
     mcts,
+    particle_filter,
     self_consistency,
+    soft_best_of_n,
     tree_of_thoughts,
+    tree_of_thoughts_dfs,
     weighted_vote,
 )
 from reasoning.world import LanguagePolicy, TextWorld, Thought, text_model
@@ -23,7 +27,11 @@ STRATEGIES: dict[str, Strategy] = {
     "best_of_n": best_of_n(n=4),
     "self_consistency": self_consistency(n=4),
     "weighted_vote": weighted_vote(n=4),
+    "soft_best_of_n": soft_best_of_n(n=4),
     "tree_of_thoughts": tree_of_thoughts(width=2, expand=2, depth=5),
+    "dvts": dvts(width=2, expand=2, depth=5),
+    "tree_of_thoughts_dfs": tree_of_thoughts_dfs(expand=2, depth=5, max_nodes=10),
+    "particle_filter": particle_filter(particles=4, depth=5),
     "mcts": mcts(simulations=6, candidates=3),
     "mcts_vote": mcts(simulations=6, candidates=3, choose="vote"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -17,10 +18,14 @@ from reasoning.strategies import (
     FinalNumber,
     Strategy,
     best_of_n,
+    dvts,
     greedy,
     mcts,
+    particle_filter,
     self_consistency,
+    soft_best_of_n,
     tree_of_thoughts,
+    tree_of_thoughts_dfs,
     weighted_vote,
 )
 from reasoning.world import Thought
@@ -35,11 +40,19 @@ STRATEGIES = {
     "self_consistency": self_consistency(n=9),
     "best_of_n": best_of_n(n=9),
     "weighted_vote": weighted_vote(n=9),
+    "soft_best_of_n": soft_best_of_n(n=9),
     "tree_of_thoughts": tree_of_thoughts(width=3, expand=4),
+    "dvts": dvts(width=3, expand=4),
+    "tree_of_thoughts_dfs": tree_of_thoughts_dfs(expand=4, max_nodes=24, enough=0.7),
+    "particle_filter": particle_filter(particles=9),
+    "particle_filter_best": particle_filter(particles=9, weigh="score", choose="best"),
     "mcts": mcts(simulations=24),
     "mcts_vote": mcts(simulations=24, choose="vote"),
+    "uct": mcts(simulations=24, selection="uct"),
+    "gumbel": mcts(simulations=24, selection="gumbel"),
 }
-SEARCHES = ("tree_of_thoughts", "mcts", "mcts_vote")
+SAMPLED = ("greedy", "self_consistency", "best_of_n", "weighted_vote", "soft_best_of_n")
+SEARCHES = tuple(name for name in STRATEGIES if name not in SAMPLED)
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)
 
 
@@ -83,8 +96,14 @@ def test_greedy_takes_the_likeliest_and_is_wrong():
     "strategy",
     [
         tree_of_thoughts(width=3, expand=12),
+        dvts(width=3, expand=12),
+        tree_of_thoughts_dfs(expand=12, max_nodes=99, enough=0.7),
+        particle_filter(particles=60, score_temperature=0.03),
+        particle_filter(particles=60, weigh="score", choose="best"),
         mcts(simulations=40, candidates=12),
         mcts(simulations=40, candidates=12, choose="vote"),
+        mcts(simulations=40, candidates=12, selection="uct"),
+        mcts(simulations=40, candidates=12, selection="gumbel"),
     ],
     ids=SEARCHES,
 )
@@ -93,6 +112,7 @@ def test_searches_find_the_right_answer_where_greedy_fails(strategy):
     assert [answer.answer for answer in found] == [total_of(question) for question in QUESTIONS]
 
 
+@pytest.mark.filterwarnings("ignore:RandomShooting. no candidate:RuntimeWarning")
 @pytest.mark.parametrize("max_tokens", [256, 24])
 def test_self_consistency_is_the_majority_of_those_who_answer(max_tokens):
     """Cut solutions abstain; of equally frequent answers the one that came first wins."""
@@ -130,6 +150,53 @@ def test_weighted_vote_sums_scores():
         assert plan.value[row].item() == pytest.approx(share)
 
 
+@pytest.mark.parametrize("score_temperature", [0.05, 0.5, 1e6])
+def test_soft_best_of_n_sums_exponentials_of_scores(score_temperature):
+    plan = reasoner(soft_best_of_n(n=12, score_temperature=score_temperature)).plan(QUESTIONS)
+    for row, thought in enumerate(plan.final):
+        sums: dict[str, float] = {}
+        for answer, score in samples(plan, row):
+            if answer is not None:
+                weight = math.exp((score - 1) / score_temperature)
+                sums[answer] = sums.get(answer, 0.0) + weight
+        assert answers([thought])[0] == max(sums, key=lambda answer: sums[answer])
+        assert plan.value[row].item() == pytest.approx(max(sums.values()) / sum(sums.values()))
+
+
+def test_dvts_follows_one_solution_for_each_first_step():
+    plan = reasoner(dvts(width=3, expand=4), finish=False).plan(["1+2+3+4"])
+    tree = plan.trace
+    kept = [
+        thought
+        for thought, visits, below in zip(
+            tree.states, tree.visits[0].tolist(), range(tree.parent.shape[1]), strict=True
+        )
+        if visits and not bool((tree.parent[0] == below).any())
+    ]
+    first = {thought.steps[0].text for thought in kept}
+    assert len(kept) == len(first) == 3
+
+
+def test_a_solution_that_is_good_enough_ends_a_depth_first_search():
+    eager = reasoner(tree_of_thoughts_dfs(expand=12, enough=0.7)).plan(["3+4+5"])
+    thorough = reasoner(tree_of_thoughts_dfs(expand=12)).plan(["3+4+5"])
+    assert eager.value[0] >= 0.7
+    assert eager.cost.steps[0] < thorough.cost.steps[0]
+
+
+def test_a_particle_filter_is_right_more_often_for_the_same_tokens():
+    """It spends as best-of-N does, and by dropping bad starts finds right answers more often."""
+    filtered = reasoner(particle_filter(particles=12, score_temperature=0.05)).plan(QUESTIONS)
+    voted = reasoner(self_consistency(n=12)).plan(QUESTIONS)
+    right = [total_of(question) for question in QUESTIONS]
+    hits = [
+        sum(a == b for a, b in zip(answers(plan.final), right, strict=True))
+        for plan in (filtered, voted)
+    ]
+    assert hits[0] > hits[1]
+    assert filtered.cost.tokens.decoded.sum() <= voted.cost.tokens.decoded.sum()
+
+
 def test_mcts_takes_the_best_complete_solution_or_their_vote():
     for choose in ("best", "vote"):
         plan = reasoner(mcts(simulations=30, choose=choose)).plan(["3+4+5"])
@@ -145,6 +212,7 @@ def test_mcts_takes_the_best_complete_solution_or_their_vote():
             assert answers(plan.final) == [max(sums, key=lambda answer: sums[answer])]
 
 
+@pytest.mark.filterwarnings("ignore:RandomShooting. no candidate:RuntimeWarning")
 def test_cut_solutions_never_vote_and_earn_nothing():
     plan = reasoner(weighted_vote(n=6), max_tokens=4).plan(QUESTIONS)
     assert {thought.finish for thought in plan.final} == {"cut"}
@@ -156,6 +224,8 @@ def test_cut_solutions_never_vote_and_earn_nothing():
 def test_an_unknown_choice_is_refused():
     with pytest.raises(ValueError, match="choose must be best or vote, not 'worst'"):
         mcts(choose="worst")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="selection must be one of puct, uct, gumbel, not 'ucb'"):
+        mcts(selection="ucb")  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------ problems apart
