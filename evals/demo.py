@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from configs.cli import call
 from evals import control, reasoning
@@ -25,7 +24,6 @@ from evals.report import (
     Table,
     TreeView,
     print_table,
-    tree_view,
     write_report,
 )
 from evals.stats import (
@@ -36,7 +34,6 @@ from evals.stats import (
     paired_difference,
     wilson_interval,
 )
-from mbrl_core import Rollout
 from reasoning.embedded import folder_of
 from reasoning.engines import TransformersEngine
 from reasoning.grading import shortest
@@ -387,25 +384,7 @@ def _search_tree(problem: Problem, seed: int) -> TreeView:
         strategy=mcts(simulations=24),
     )
     plan = reasoner.plan([problem.question], ids=[problem.id], seed=seed)
-    tree = plan.trace
-    assert not isinstance(tree, Rollout)
-    return tree_view(
-        tree,
-        0,
-        lambda node: tree.states[node].steps[-1].text if node else problem.question,
-        chosen=_path_to(tree.parent[0], tree.states, plan.final[0]),
-        caption=f"The right answer is {problem.answer}.",
-    )
-
-
-def _path_to(parent: torch.Tensor, states: Sequence[Any], final: Any) -> list[int]:
-    """Node numbers from the root's child to the node whose state is `final`."""
-    node = next((i for i, state in enumerate(states) if state is final), 0)
-    path = []
-    while node > 0:
-        path.append(node)
-        node = int(parent[node])
-    return path[::-1]
+    return TreeView(plan, reasoning.describe, f"The right answer is {problem.answer}.")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import numpy as np
 from evals.records import RecordStore, fingerprint
 from evals.stats import wilson_interval
 from mbrl_core import Budget, Plan, Rollout
+from mbrl_core.viewer import save_html
 from reasoning.embedded import folder_of
 from reasoning.engines import Engine, TransformersEngine
 from reasoning.grading import GRADERS
@@ -26,7 +27,7 @@ from reasoning.reasoner import Reasoner
 from reasoning.scorers import StepScorer
 from reasoning.strategies import Strategy, answer_of
 from reasoning.tasks import DEFAULT_STEPS, Problem, load_task
-from reasoning.world import Aggregate, Thought
+from reasoning.world import Aggregate, Continuation, Thought
 
 
 def evaluate(
@@ -45,6 +46,7 @@ def evaluate(
     aggregate: Aggregate = "product",
     max_tokens: int = 256,
     budget: Mapping[str, float | None] | None = None,
+    trees: int = 0,
     arguments: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -65,6 +67,8 @@ def evaluate(
         aggregate: how step scores make a solution's score: product, min, mean or last.
         max_tokens: decoded at most per solution, or per step where the strategy goes by steps.
         budget: limits per problem, by the names of `mbrl_core.Budget`.
+        trees: of the first so many problems, what the search looked at is written to
+            `out`/trees, a page each, also where they are on record already.
         arguments: what the run folder records; by default the plain ones given here.
         say: receives progress lines.
 
@@ -78,17 +82,21 @@ def evaluate(
         "split": split, "limit": limit, "steps": steps, "seed": seed, "group": group,
         "aggregate": aggregate, "max_tokens": max_tokens, "budget": dict(budget or {}),
     }  # fmt: skip
-    described = {k: v for k, v in (arguments or deciding).items() if k != "out"}
+    described = {k: v for k, v in (arguments or deciding).items() if k not in ("out", "trees")}
     if group < 1:
         raise ValueError(f"group must be at least 1, not {group}")
+    if trees < 0:
+        raise ValueError(f"trees must be 0 or more, not {trees}")
     if steps is not None and len(steps) != 2:
         raise ValueError(f"steps must be [least,greatest], not {steps}")
     described["weights"] = fingerprint(folder_of(model, "lm"))
     described["scorer_weights"] = scorer and fingerprint(folder_of(scorer, "scorer"))
     least, most = steps or DEFAULT_STEPS
     problems = load_task(task, data=data, split=split, limit=limit, steps=(least, most))
+    folder = Path(out) / "trees"
+    pages = {p.id: folder / f"{p.id.replace('/', '-')}.html" for p in problems[:trees]}
     with RecordStore(out, described) as store:
-        if any(problem.id not in store for problem in problems):
+        if any(_missing(problem, store, pages) for problem in problems):
             reasoner = Reasoner(
                 engine=TransformersEngine(folder_of(model, "lm")),
                 strategy=strategy,
@@ -97,7 +105,7 @@ def evaluate(
                 max_tokens=max_tokens,
             )
             limits = Budget(**(budget or {}))  # type: ignore[arg-type]
-            _answer_all(store, reasoner, problems, group, seed, limits, say)
+            _answer_all(store, reasoner, problems, group, seed, limits, pages, say)
         summary = summarize(store.records)
         store.write_summary(summary)
     mean, low, high = summary["accuracy"].values()
@@ -121,12 +129,13 @@ def _answer_all(
     group: int,
     seed: int,
     budget: Budget,
+    pages: Mapping[str, Path],
     say: Callable[[str], None],
 ) -> None:
     for first in range(0, len(problems), group):
         # A group is answered whole even if part of it is on record: equal shapes round alike.
         together = problems[first : first + group]
-        if all(problem.id in store for problem in together):
+        if not any(_missing(problem, store, pages) for problem in together):
             continue
         together = [p for p in together if _fits(reasoner.engine, p, store)]
         if not together:
@@ -140,6 +149,8 @@ def _answer_all(
         )
         seconds = (time.perf_counter() - started) / len(together)
         for row, problem in enumerate(together):
+            if problem.id in pages:
+                _save_page(pages[problem.id], plan, row, problem)
             if problem.id not in store:
                 store.append(problem.id, _record(plan, row, problem) | {"seconds": seconds})
         records = store.records
@@ -148,6 +159,24 @@ def _answer_all(
             f"{np.mean([record['numeric'] for record in records]):.1%}  "
             f"{seconds:.2f} s a problem"
         )
+
+
+def _missing(problem: Problem, store: RecordStore, pages: Mapping[str, Path]) -> bool:
+    """Whether a problem has no record, or not the page that it should have."""
+    page = pages.get(problem.id)
+    return problem.id not in store or (page is not None and not page.exists())
+
+
+def _save_page(path: Path, plan: Plan, row: int, problem: Problem) -> None:
+    caption = f"{problem.question}\nThe right answer is {problem.answer}."
+    save_html(plan, path, describe=describe, title=problem.id, caption=caption, roots=[row])
+
+
+def describe(thought: Thought | None, action: Continuation | None) -> str:
+    """The text of a node of a search: its step, or the question at the root."""
+    if action is not None:
+        return "".join(step.text for step in action.steps).strip() or "(no text)"
+    return thought.question if thought is not None else ""
 
 
 def _fits(engine: Engine, problem: Problem, store: RecordStore) -> bool:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypeAlias
 
 from evals.charts import LineChart, draw, legend, tag
 from evals.stats import Estimate
-from mbrl_core.types import Tree
+from mbrl_core import viewer
+from mbrl_core.export import Describe
+from mbrl_core.types import Plan, Rollout, Tree
 
 ASSETS = Path(__file__).parent / "assets"
 WIDE, NARROW = (760, 400), (360, 300)  # pixels of a chart's two versions
@@ -32,22 +34,11 @@ class Table(NamedTuple):
     caption: str = ""
 
 
-class TreeNode(NamedTuple):
-    """A node of a search tree as the viewer shows it; what is `None` is left out."""
-
-    text: str
-    visits: int | None = None
-    value: float | None = None
-    prior: float | None = None
-    score: float | None = None
-    chosen: bool = False
-    children: Sequence[TreeNode] = ()
-
-
 class TreeView(NamedTuple):
-    """A search tree that folds."""
+    """What a plan looked at, to fold and search: its tree, or its futures."""
 
-    root: TreeNode
+    plan: Plan | Tree | Rollout
+    describe: Describe | None = None  # text of a node; by default its action
     caption: str = ""
 
 
@@ -91,6 +82,8 @@ def render(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
     """The whole page as HTML text. All given text is escaped."""
     style = (ASSETS / "report.css").read_text(encoding="utf-8")
     script = (ASSETS / "report.js").read_text(encoding="utf-8")
+    if any(isinstance(figure, TreeView) for section in sections for figure in section.figures):
+        style, script = style + viewer.style(), script + viewer.script()
     links = [tag("a", escape(s.title), href=f"#part-{i}") for i, s in enumerate(sections)]
     body = [
         tag(
@@ -112,45 +105,6 @@ def render(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
     ]
     page = tag("head", *head) + tag("body", *body)
     return f'<!doctype html>\n<html lang="en">{page}</html>\n'
-
-
-def tree_view(
-    tree: Tree,
-    root: int,
-    describe: Callable[[int], str],
-    *,
-    score: Callable[[int], float | None] = lambda node: None,
-    chosen: Sequence[int] | None = None,
-    caption: str = "",
-) -> TreeView:
-    """The search tree of root number `root` for the page.
-
-    Args:
-        tree: the trace of a tree-searching planner.
-        root: row of the batch.
-        describe: node number to text; for a language model the step, for control the action.
-        score: node number to a scorer's value, where there is one.
-        chosen: node numbers of the chosen path; the most visited child of each node if `None`.
-    """
-    size = int(tree.size[root])
-    parents = tree.parent[root, :size].tolist()
-    visits = tree.visits[root, :size].tolist()
-    children: list[list[int]] = [[] for _ in range(size)]
-    for node in range(1, size):
-        children[parents[node]].append(node)
-    path = set(_most_visited(children, visits) if chosen is None else [0, *chosen])
-    made: dict[int, TreeNode] = {}
-    for node in reversed(range(size)):  # a parent's number is below its children's
-        made[node] = TreeNode(
-            describe(node),
-            int(visits[node]),
-            float(tree.value[root, node]),
-            float(tree.prior[root, node]) if node else None,
-            score(node),
-            node in path,
-            [made[child] for child in sorted(children[node], key=lambda c: -visits[c])],
-        )
-    return TreeView(made[0], caption)
 
 
 def print_table(table: Table, file: TextIO | None = None) -> None:
@@ -225,7 +179,7 @@ def _figure(figure: Figure) -> str:
             + legend(figure)
         )
     elif isinstance(figure, TreeView):
-        body = _tree(figure.root)
+        body = viewer.element(figure.plan, describe=figure.describe)
     else:
         body = _cart_pole(figure)
     caption = tag("figcaption", escape(figure.caption)) if figure.caption else ""
@@ -256,54 +210,6 @@ def _cell(cell: Cell) -> str:
         interval = f"[{number(cell.low)}, {number(cell.high)}]"
         return f"{number(cell.mean)} " + tag("span", interval, class_="interval")
     return escape(shown(cell))
-
-
-def _most_visited(children: Sequence[Sequence[int]], visits: Sequence[float]) -> list[int]:
-    path = [0]
-    while children[path[-1]]:
-        path.append(max(children[path[-1]], key=lambda node: visits[node]))
-    return path
-
-
-def _tree(root: TreeNode) -> str:
-    buttons = [
-        tag("button", "Chosen path", type="button", data_show="chosen"),
-        tag("button", "Open all", type="button", data_show="all"),
-        tag("button", "Close all", type="button", data_show="none"),
-    ]
-    return tag(
-        "div",
-        tag("div", *buttons, class_="buttons"),
-        _node(root, root.visits or 0),
-        class_="tree",
-    )
-
-
-def _node(node: TreeNode, siblings: int) -> str:
-    """One node and what is below it; `siblings` are the visits of its parent."""
-    share = (node.visits or 0) / siblings if siblings else 0.0
-    bar = tag("i", style=f"width:{100 * min(share, 1.0):.0f}%")
-    facts = [
-        tag("span", tag("b", name), f" {text}", class_="fact")
-        for name, text in (
-            ("visits", None if node.visits is None else f"{node.visits:,}"),
-            ("value", None if node.value is None else number(node.value)),
-            ("prior", None if node.prior is None else f"{node.prior:.2f}"),
-            ("score", None if node.score is None else number(node.score)),
-        )
-        if text is not None
-    ]
-    has_bar = node.visits is not None
-    meter = tag("span", bar, class_="bar", title="share of the parent's visits") if has_bar else ""
-    text = tag("span", escape(node.text), class_="step")
-    label = text + tag("span", meter, *facts, class_="facts")
-    kind = "node chosen" if node.chosen else "node"
-    if not node.children:
-        return tag("div", tag("div", label, class_="summary"), class_=f"{kind} leaf")
-    inner = "".join(_node(child, node.visits or 0) for child in node.children)
-    opened = {"open": ""} if node.chosen else {}
-    inside = tag("div", inner, class_="children")
-    return tag("details", tag("summary", label), inside, class_=kind, **opened)
 
 
 def _cart_pole(episode: CartPole) -> str:

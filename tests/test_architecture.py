@@ -79,7 +79,8 @@ print(torch_seconds, own_seconds, *{name.split(".")[0] for name in sys.modules})
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     torch_seconds, own_seconds, *loaded = done.stdout.split()
-    assert not MAY_NOT_IMPORT["mbrl_core"] & set(loaded)
+    later = {"networkx"}  # not before it is asked for
+    assert not (MAY_NOT_IMPORT["mbrl_core"] | later) & set(loaded)
     # The slack is for a busy machine; by itself the core takes some hundredths of torch's time.
     assert float(own_seconds) < 0.5 * float(torch_seconds) + 0.2
 

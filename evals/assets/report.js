@@ -16,16 +16,6 @@
   addEventListener("scroll", () => (tip.style.opacity = 0), { passive: true });
 })();
 
-// Trees: open what is asked for.
-for (const button of document.querySelectorAll("[data-show]")) {
-  button.addEventListener("click", () => {
-    for (const node of button.closest(".tree").querySelectorAll("details")) {
-      const show = button.dataset.show;
-      node.open = show === "all" || (show === "chosen" && node.classList.contains("chosen"));
-    }
-  });
-}
-
 // Cart and pole: play an episode back at its own speed.
 for (const player of document.querySelectorAll(".cartpole")) {
   const data = JSON.parse(player.querySelector("script").textContent);

@@ -57,6 +57,24 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(options, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"run", "whole"}
 
 
+def test_particles_are_paid_for_by_the_budget_and_change_what_is_played(options, tmp_path):
+    for out, *more in (
+        ["bare", "particles=1"],
+        ["many", "particles=4", "risk=cvar", "risk.share=0.25"],
+        ["shy", "penalty=1.0"],
+        ["less", "particles=4", "budget.steps=480"],
+    ):
+        assert run(options("episodes=1", *more, out=out)) == 0
+    bare, many, shy, less = (records_of(tmp_path / out) for out in ("bare", "many", "shy", "less"))
+    each = 5 * 16 * 3
+    assert [r["steps_per_decision"] for r in (bare[0], many[0], shy[0])] == [each, 4 * each, each]
+    assert 0 < less[0]["steps_per_decision"] <= 480
+    assert len({records[0]["return"] for records in (bare, many, shy, less)}) == 4
+    assert run(options("particles=0", out="none")) == 1
+    assert run(options("model=simulator", "penalty=1.0", out="none")) == 1
+    assert not (tmp_path / "none").exists()
+
+
 def test_records_hold_enough_to_recompute_the_summary(options, tmp_path):
     assert run(options("episodes=3", "keep=1")) == 0
     records = records_of(tmp_path / "run")

@@ -76,6 +76,23 @@ def test_a_finished_run_is_left_as_it_is(options, tmp_path, capsys):
     assert (tmp_path / "run/records.jsonl").read_bytes() == records
 
 
+def test_searches_can_be_looked_at_also_afterwards(options, tmp_path):
+    assert run(options("limit=3", "strategy=mcts")) == 0
+    records = (tmp_path / "run/records.jsonl").read_bytes()
+    assert not (tmp_path / "run/trees").exists()
+    assert run(options("limit=3", "strategy=mcts", "trees=2")) == 0
+    assert (tmp_path / "run/records.jsonl").read_bytes() == records
+    pages = sorted((tmp_path / "run/trees").iterdir())
+    assert [page.name for page in pages] == [f"generated-test-0-{i}.html" for i in range(2)]
+    for page, record in zip(pages, records_of(tmp_path / "run"), strict=False):
+        (packed,) = re.findall(r'application/json">(.*?)</script>', page.read_text())
+        (root,) = json.loads(packed)["roots"]
+        chosen = [n for n, is_chosen in enumerate(root["columns"]["chosen"]) if is_chosen]
+        steps = [root["columns"]["text"][node] for node in chosen]
+        assert steps[0] == record["question"]
+        assert "".join("".join(steps[1:]).split()) == "".join(record["text"].split())
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -118,6 +135,7 @@ def test_a_wrong_command_line_exits_with_2_and_names_the_nearest(
         ("task=gsm8", "did you mean 'gsm8k'?"),
         ("group=0", "group must be at least 1, not 0"),
         ("limit=0", "limit must be at least 1, not 0"),
+        ("trees=-1", "trees must be 0 or more, not -1"),
         ("steps=[2]", "steps must be [least,greatest], not [2]"),
         ("data=missing.jsonl task=gsm8k", "There is no GSM8K file at missing.jsonl"),
         ("model=run/nowhere/at/all", "cannot load a causal language model"),

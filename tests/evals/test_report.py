@@ -13,20 +13,34 @@ from evals.report import (
     CartPole,
     Section,
     Table,
-    TreeNode,
     TreeView,
     number,
     print_table,
     render,
     shown,
-    tree_view,
     write_report,
 )
 from evals.stats import Estimate
+from mbrl_core import viewer
 from mbrl_core.types import Tree
 
 EVIL = '<script>alert(1)</script> & "quotes" </script>'
 VOID = {"meta", "input"}
+ONES = torch.ones(1, 2)
+TREE = Tree(
+    size=torch.tensor([2]),
+    parent=torch.tensor([[-1, 0]]),
+    slot=torch.tensor([[-1, 0]]),
+    depth=torch.tensor([[0, 1]]),
+    visits=torch.tensor([[3, 1]]),
+    value=ONES,
+    raw_value=ONES,
+    prior=ONES,
+    reward=ONES,
+    discount=ONES,
+    states=["", ""],
+    actions=["", ""],
+)
 
 
 class Checker(HTMLParser):
@@ -66,7 +80,6 @@ def episode(**changes) -> CartPole:
 
 def sections() -> list[Section]:
     curve = Curve(EVIL, [1, 10], [1, 2], [0, 1], [2, 3])
-    tree = TreeNode(EVIL, 3, 0.5, None, None, True, [TreeNode("leaf", 1, 0.1, 0.9, 0.3)])
     return [
         Section(
             EVIL,
@@ -75,14 +88,18 @@ def sections() -> list[Section]:
             [LineChart([curve], EVIL, "y", caption=EVIL)],
             [Table(["name", "return"], [[EVIL, Estimate(1, 0, 2)], ["b", None]], EVIL)],
         ),
-        Section("tree", figures=[TreeView(tree, "caption"), episode(caption=EVIL)]),
+        Section(
+            "tree", figures=[TreeView(TREE, lambda *_: EVIL, "caption"), episode(caption=EVIL)]
+        ),
     ]
 
 
 def test_the_page_is_whole_stands_alone_and_is_escaped():
     html = render(EVIL, sections(), EVIL)
     page = parse(html)
-    assert sum(tag == "script" for tag, _ in page.tags) == 2  # ours and the episode's data
+    assert (
+        sum(tag == "script" for tag, _ in page.tags) == 3
+    )  # the episode's data, the search's, ours
     for tag, attributes in page.tags:
         assert tag not in ("link", "img", "iframe", "object")
         assert not attributes.get("src")
@@ -91,12 +108,13 @@ def test_the_page_is_whole_stands_alone_and_is_escaped():
     assert any("alert(1)" in text for text in page.text)
 
 
-def test_the_tree_shows_its_facts_and_opens_the_chosen_path():
+def test_a_search_is_shown_by_the_viewer_and_pages_without_one_do_not_carry_it():
     page = parse(render("t", sections()))
-    details = [attributes for tag, attributes in page.tags if tag == "details"]
-    assert [("open" in d, d["class"]) for d in details] == [(True, "node chosen")]
-    text = " ".join("".join(page.text).split())
-    assert "visits 3" in text and "prior 0.90" in text and "score 0.300" in text
+    assert [a["class"] for t, a in page.tags if (a.get("class") or "") == "viewer"] == ["viewer"]
+    (packed,) = re.findall(r'application/json">({"kind".*?)</script>', render("t", sections()))
+    assert json.loads(packed)["roots"][0]["columns"]["text"] == [EVIL, EVIL]
+    assert viewer.script() in render("t", sections())
+    assert viewer.script() not in render("t", [Section("s", figures=[episode()])])
 
 
 def test_the_episodes_numbers_are_in_the_page():
@@ -150,31 +168,3 @@ def test_a_table_on_paper_and_on_a_terminal():
     screen = Terminal()
     print_table(table, screen)
     assert "[b]MPPI" in screen.getvalue() and "812.4" in screen.getvalue()
-
-
-def test_tree_view_reads_a_search_tree():
-    """Two roots; the second has nodes 0 -> (1, 2), 1 -> 3."""
-    number_of = torch.tensor([[9, 9, 9, 9], [10, 6, 3, 2]])
-    zeros = torch.zeros(2, 4)
-    tree = Tree(
-        size=torch.tensor([1, 4]),
-        parent=torch.tensor([[-1, 0, 0, 0], [-1, 0, 0, 1]]),
-        slot=torch.tensor([[-1, 0, 1, 0], [-1, 0, 1, 0]]),
-        depth=torch.tensor([[0, 0, 0, 0], [0, 1, 1, 2]]),
-        visits=number_of,
-        value=torch.tensor([[0.0, 0, 0, 0], [0.1, 0.2, 0.3, 0.4]]),
-        raw_value=zeros,
-        prior=zeros + 0.5,
-        reward=zeros,
-        discount=zeros,
-        states=[""] * 8,
-        actions=[""] * 8,
-    )
-    root = tree_view(tree, 1, lambda node: f"step {node}", score=lambda node: node / 10).root
-    assert (root.text, root.visits, root.prior, root.chosen) == ("step 0", 10, None, True)
-    first, second = root.children
-    assert (first.text, first.chosen, first.children[0].text) == ("step 1", True, "step 3")
-    assert first.children[0].chosen and not second.chosen and second.score == 0.2
-    other = tree_view(tree, 1, str, chosen=[2]).root
-    assert [child.chosen for child in other.children] == [False, True]
-    assert not tree_view(tree, 0, str).root.children
