@@ -128,6 +128,11 @@ class VectorEnv:
         self._obs = np.zeros((self.num_envs, self.observation_dim), dtype=np.float32)
 
     @property
+    def simulators(self) -> Sequence[Simulator]:
+        """The B single environments."""
+        return self._simulators
+
+    @property
     def done(self) -> Tensor:
         """Which rows [B] have ended and wait for a reset."""
         return self.terminated | self.truncated
@@ -216,9 +221,9 @@ class DMControl:
         suite = importlib.import_module("dm_control.suite")
         tasks = {"-".join(pair).replace("_", "-"): pair for pair in suite.ALL_TASKS}
         tasks["cup-catch"] = ("ball_in_cup", "catch")
-        domain, name = _look_up("dmc", task.replace("_", "-"), tasks)
+        self.task: tuple[str, str] = _look_up("dmc", task.replace("_", "-"), tasks)
         # Some models are themselves drawn at random (lqr): the same one in every copy.
-        self._env = suite.load(domain, name, task_kwargs={"random": 0})
+        self._env = suite.load(*self.task, task_kwargs={"random": 0})
         spec = self._env.action_spec()
         bounds = (np.broadcast_to(bound, spec.shape) for bound in (spec.minimum, spec.maximum))
         self.action_space: Box | Discrete = Box(
@@ -226,6 +231,11 @@ class DMControl:
         )
         limit = self._env._step_limit
         self.frames_per_episode = math.ceil(limit) if math.isfinite(limit) else None
+
+    @property
+    def native(self) -> Any:
+        """The suite's own environment, for those who need its full state."""
+        return self._env
 
     def reset(self, seed: int) -> np.ndarray:
         """Start the episode that `seed` alone decides; returns the observation [D]."""
@@ -269,6 +279,11 @@ class Gymnasium:
             )
         assert self._env.spec is not None
         self.frames_per_episode = self._env.spec.max_episode_steps
+
+    @property
+    def native(self) -> Any:
+        """The suite's own environment, for those who need its full state."""
+        return self._env
 
     def reset(self, seed: int) -> np.ndarray:
         """Start the episode that `seed` alone decides; returns the observation [D]."""

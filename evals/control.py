@@ -1,6 +1,7 @@
-"""Play episodes in a real environment, planning with a learned world model.
+"""Play episodes in a real environment, planning with a learned world model or the true one.
 
     python -m evals.control env=dmc/cartpole-swingup planner=cem episodes=10 out=runs/cem
+    python -m evals.control env=dmc/walker-walk model=simulator action_repeat=4
 
 writes out/records.jsonl, a line per episode, and out/summary.json. Killed and started again with
 the same arguments it plays what is missing.
@@ -10,8 +11,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,12 +22,29 @@ from torch import Tensor
 from control.ensemble import Propagation
 from control.envs import VectorEnv
 from control.episodes import run_episodes
+from control.simulator import TrueWorld, true_world
 from control.world_model import WorldModel, find_world_model, load_world_model
 from evals.records import RecordStore, fingerprint
 from evals.stats import t_interval
-from mbrl_core import Budget, Carry, Cost, Planner, generator
+from mbrl_core import (
+    Budget,
+    Carry,
+    Cost,
+    Mean,
+    Model,
+    Particles,
+    Planner,
+    Risk,
+    Rows,
+    generator,
+    penalised,
+)
+
+Root: TypeAlias = Callable[[Tensor], Rows]  # observations [B, D] to states to plan from
 
 SEED_STEP = 1_000_003  # keeps the episodes' seeds of different runs apart
+SIMULATOR = "simulator"  # as a model's name: plan with the environment's own simulator
+SIMULATOR_REPEAT = 8  # what models are trained at by default, so that results can be compared
 
 
 def evaluate(
@@ -38,8 +57,12 @@ def evaluate(
     seed: int = 0,
     parallel: int = 5,
     keep: int = 1,
+    action_repeat: int | None = None,
     propagation: Propagation | None = None,
     aleatoric: bool | None = None,
+    particles: int = 1,
+    risk: Risk | None = None,
+    penalty: float = 0.0,
     budget: Mapping[str, float | None] | None = None,
     arguments: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
@@ -49,35 +72,44 @@ def evaluate(
     Args:
         env: the environment; it must be the one the model was trained for.
         planner: chooses every action.
-        model: a world-model file, or the name of one that comes with the package.
+        model: a world-model file, the name of one that comes with the package, or "simulator": the
+            true dynamics and rewards, the mark that learned models are measured against.
         episodes: how many; episode i is decided by `seed` and i, up to rounding.
         out: the run folder.
         seed: of the environments and of the planner's draws.
         parallel: episodes played side by side; they complete together.
         keep: of so many episodes the record holds observations, actions and rewards.
+        action_repeat: simulator frames an action is held; None is what the model was trained at,
+            and 8 with the simulator.
         propagation: how the ensemble's members share the rows (see `Ensemble`).
         aleatoric: whether predicted noise is drawn.
+        particles: futures simulated per candidate (see `mbrl_core.Particles`).
+        risk: what their returns are worth together; their mean where None.
+        penalty: times the members' disagreement, taken off every reward; below 0 it is sought.
         budget: limits per decision, by the names of `mbrl_core.Budget`.
         arguments: what the run folder records; by default the plain ones given here.
         say: receives progress lines.
 
     Raises:
-        ValueError: the model is of another environment, `episodes` or `parallel` is below 1, or
-            `out` holds a run of other arguments.
+        ValueError: the model is of another environment or action repeat or knows no such settings,
+            `episodes`, `parallel` or `particles` is below 1, or `out` holds a run of other
+            arguments.
     """
-    for name, number in [("episodes", episodes), ("parallel", parallel)]:
+    counts = {"episodes": episodes, "parallel": parallel, "particles": particles}
+    for name, number in counts.items():
         if number < 1:
             raise ValueError(f"{name} must be at least 1, not {number}")
-    world = load_world_model(model)
-    if world.env != env:
-        raise ValueError(f"the world model {model} was trained for {world.env}, not for {env}")
+    settings = {"propagation": propagation, "aleatoric": aleatoric}
+    world = _find_world(env, model, action_repeat, settings | {"penalty": penalty or None})
+    wrap = partial(_wrap, particles, risk or Mean(), penalty)
     deciding = {
         "env": env, "model": model, "planner": repr(planner), "episodes": episodes, "seed": seed,
-        "parallel": parallel, "keep": keep, "propagation": propagation, "aleatoric": aleatoric,
+        "parallel": parallel, "keep": keep, "action_repeat": action_repeat, **settings,
+        "particles": particles, "risk": repr(risk), "penalty": penalty,
         "budget": dict(budget or {}),
     }  # fmt: skip
     described = {k: v for k, v in (arguments or deciding).items() if k != "out"}
-    described["weights"] = fingerprint(find_world_model(model))
+    described["weights"] = None if model == SIMULATOR else fingerprint(find_world_model(model))
     limits = Budget(**(budget or {}))  # type: ignore[arg-type]
     with RecordStore(out, described) as store:
         for first in range(0, episodes, parallel):
@@ -86,10 +118,7 @@ def evaluate(
             if not missing:
                 continue
             # The whole group is played even if part of it is on record: equal shapes round alike.
-            records = _play(
-                world, planner, list(numbers), seed, limits, keep,
-                propagation=propagation, aleatoric=aleatoric,
-            )  # fmt: skip
+            records = _play(world, planner, list(numbers), seed, limits, keep, settings, wrap)
             for i in missing:
                 store.append(i, records[i - first])
             returns = [record["return"] for record in store.records]
@@ -121,39 +150,81 @@ def summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _find_world(
+    env: str, model: str, action_repeat: int | None, settings: dict[str, Any]
+) -> WorldModel | TrueWorld:
+    """What to plan with; ValueError where it does not fit what was asked."""
+    if model == SIMULATOR:
+        given = [name for name, value in settings.items() if value is not None]
+        if given:
+            raise ValueError(f"the simulator has no {given[0]}: that is for learned models")
+        return true_world(env, SIMULATOR_REPEAT if action_repeat is None else action_repeat)
+    world = load_world_model(model)
+    if world.env != env:
+        raise ValueError(f"the world model {model} was trained for {world.env}, not for {env}")
+    if action_repeat not in (None, world.action_repeat):
+        raise ValueError(
+            f"the world model {model} was trained at action repeat {world.action_repeat}, "
+            f"not {action_repeat}"
+        )
+    return world
+
+
+def _true_root(world: TrueWorld, env: VectorEnv, obs: Tensor) -> Rows:
+    """The simulator's states, which hold more than the observations tell."""
+    return world.root(env)
+
+
 class _Driver:
     """Acts with a planner and keeps its ledger."""
 
     def __init__(
-        self, world: WorldModel, planner: Planner, seeds: list[int], budget: Budget, **settings: Any
+        self, model: Model, root: Root, planner: Planner, seeds: list[int], budget: Budget
     ) -> None:
-        self.world, self.planner, self.budget = world, planner, budget
-        self.model = world.model(**settings)
+        self.model, self.root, self.planner, self.budget = model, root, planner, budget
         # A generator per episode: what is played beside an episode does not change its draws.
         self.rng = [generator(seed) for seed in seeds]
         self.cost: Cost | None = None
 
     def __call__(self, obs: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
         plan, carry = self.planner(
-            self.model, self.world.root(obs), carry, rng=self.rng, budget=self.budget
+            self.model, self.root(obs), carry, rng=self.rng, budget=self.budget
         )
         self.cost = plan.cost if self.cost is None else self.cost + plan.cost
         return plan.action, carry
 
 
+def _wrap(
+    particles: int, risk: Risk, penalty: float, model: Model, root: Root
+) -> tuple[Model, Root]:
+    """What to plan with where the model's uncertainty counts."""
+    if penalty:
+        model = penalised(model, penalty)
+    if particles == 1:
+        return model, root
+    cloud = Particles(model, particles, risk)
+    return cloud.model(), lambda obs: cloud.root(root(obs))
+
+
 def _play(
-    world: WorldModel,
+    world: WorldModel | TrueWorld,
     planner: Planner,
     numbers: list[int],
     seed: int,
     budget: Budget,
     keep: int,
-    **settings: Any,
+    settings: dict[str, Any],
+    wrap: Callable[[Model, Root], tuple[Model, Root]],
 ) -> list[dict[str, Any]]:
     """The records of the episodes `numbers`, played side by side."""
     seeds = [seed * SEED_STEP + number for number in numbers]
     env: VectorEnv = world.make_env(len(numbers))
-    driver = _Driver(world, planner, seeds, budget, **settings)
+    root: Root
+    if isinstance(world, TrueWorld):
+        model, root = world.model(), partial(_true_root, world, env)
+    else:
+        model, root = world.model(**settings), world.root
+    driver = _Driver(*wrap(model, root), planner, seeds, budget)
     started = time.perf_counter()
     episodes = run_episodes(env, driver, seeds)
     seconds = time.perf_counter() - started
