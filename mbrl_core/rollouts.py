@@ -56,8 +56,8 @@ def simulate(
             alive = alive & (moved.discount != 0)
             moving = alive
         actions.append(action)
-        rewards.append(moved.reward)  # the states on the way are let go of
-        discounts.append(moved.discount)
+        rewards.append(_let_go(moved.reward))
+        discounts.append(_let_go(moved.discount))
     earned, weights = torch.stack(rewards, -1), torch.stack(discounts, -1)
     value = value_of_living(world, state, alive)
     shape = (world.roots, samples)
@@ -69,6 +69,13 @@ def simulate(
         returns=discounted_return(earned, weights, value).view(shape),
         ended=~alive.view(shape),
     )
+
+
+def _let_go(numbers: Tensor) -> Tensor:
+    """The numbers in memory of their own. A reward that is a column of what a network put out holds
+    all of that, and with it the rows of every step, in memory, out of which fall the caches: a
+    sixth of the time of a plan with a network of 256 units."""
+    return numbers if torch.is_grad_enabled() else numbers.clone()
 
 
 def simulate_actions(world: World, state: Rows, actions: Tensor) -> Rollout:

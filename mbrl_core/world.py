@@ -118,19 +118,23 @@ class World:
         return value
 
     def _step(self, state: Rows, action: Rows, roots: Tensor | None, rng: Rng) -> Transition:
+        # Called most of all: nothing is made here, a message least, before it is needed.
         total = rows.count(state)
-        _expect("a planner", "actions", rows.count(action), total)
+        if rows.count(action) != total:
+            _expect("a planner", "actions", rows.count(action), total)
         moved = self.model.dynamics.step(state, action, rng=rng)
-        _expect("Dynamics.step", "rewards", tuple(moved.reward.shape), (total,))
-        _expect("Dynamics.step", "discounts", tuple(moved.discount.shape), (total,))
-        _expect("Dynamics.step", "states", rows.count(moved.state), total)
+        reward, discount = moved.reward, moved.discount
+        if not reward.shape == discount.shape == (total,) or rows.count(moved.state) != total:
+            _expect("Dynamics.step", "rewards", tuple(reward.shape), (total,))
+            _expect("Dynamics.step", "discounts", tuple(discount.shape), (total,))
+            _expect("Dynamics.step", "states", rows.count(moved.state), total)
         each = step_rows(self.model, state)
         self._count("steps", total, roots, each)
-        if moved.reward.requires_grad or _differentiable(moved.state):
+        if torch.is_grad_enabled() and (reward.requires_grad or _differentiable(moved.state)):
             self._count("gradients", total, roots, each)
         self._called(moved.tokens, total, roots)
-        if moved.reward.dtype != self.dtype or moved.discount.dtype != self.dtype:
-            numbers = moved.reward.to(self.dtype), moved.discount.to(self.dtype)
+        if not reward.dtype == discount.dtype == self.dtype:
+            numbers = reward.to(self.dtype), discount.to(self.dtype)
             moved = moved._replace(reward=numbers[0], discount=numbers[1])
         return moved
 
@@ -158,6 +162,12 @@ class World:
         if tokens is not None:
             for name, spent in zip(Tokens._fields, tokens, strict=True):
                 self._count(name, total, roots, spent)
+
+    def spend(self, calls: int, **amounts: Tensor) -> None:
+        """Book model calls made without the world: `calls` batches, rows [B] of each unit."""
+        self._calls += calls
+        for name, amount in amounts.items():
+            self._ledger[name] += amount
 
     def cost(self) -> Cost:
         """The ledger so far."""
@@ -253,6 +263,10 @@ class Bounds(NamedTuple):
         """Actions [..., A] moved inside the bounds."""
         return torch.clamp(actions, self.low, self.high)
 
+    def clip_(self, actions: Tensor) -> Tensor:
+        """As `clip`, in place."""
+        return torch.clamp(actions, self.low, self.high, out=actions)
+
 
 def bounds_of(world: World) -> Bounds:
     """The bounds of a continuous action space.
@@ -314,8 +328,8 @@ _COUNTS = ("steps", "proposals", "values", "gradients", *Tokens._fields)
 
 def _drawn(log_prior: Tensor) -> Tensor | int:
     """Candidates there are [R], or one number where no slot is empty."""
-    real = log_prior > -torch.inf
-    return log_prior.shape[1] if bool(real.all()) else real.sum(1)
+    full = log_prior.min().item() > -torch.inf
+    return log_prior.shape[1] if full else (log_prior > -torch.inf).sum(1)
 
 
 def _expect(who: str, what: str, got: object, expected: object) -> None:

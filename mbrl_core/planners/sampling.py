@@ -200,7 +200,8 @@ class SamplingPlanner(Population, TrajectoryPlanner):
             noise = along_time(noise, colour, self.beta, noise.shape[2])
         if with_mean:
             noise[:, 0] = 0
-        return bounds.clip(torch.addcmul(search.mean.unsqueeze(1), search.std.unsqueeze(1), noise))
+        mean, std = search.mean.unsqueeze(1), search.std.unsqueeze(1)
+        return bounds.clip_(torch.addcmul(mean, std, noise, out=noise))
 
     def learn(
         self,
