@@ -37,5 +37,5 @@ lint: $(STAMP)  ## check style (ruff) and types (mypy)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-bench: $(BENCH_STAMP)  ## time the planners and compare them with other libraries
-	$(PY) -m evals.bench
+bench: $(BENCH_STAMP)  ## time the planners beside other libraries (BENCH='preset=full page=docs/performance.md')
+	$(PY) -m evals.bench $(BENCH)

@@ -1,0 +1,36 @@
+"""Ways to run a model faster that belong to the model and not to the planner."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evals.bench.worlds import ControlWorld
+from mbrl_core import Dynamics, Rng, Transition
+from mbrl_core.chunks import Chunked
+
+
+class HalfPrecision:
+    """A model that multiplies in bfloat16 and adds in float32."""
+
+    def __init__(self, inner: Dynamics) -> None:
+        self.inner = inner
+        self.terminates = getattr(inner, "terminates", True)
+
+    def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
+        """See `Dynamics`."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.inner.step(state, action, rng=rng)
+
+
+def changed(world: ControlWorld, option: str | None) -> Dynamics:
+    """The dynamics as they are, or `compiled`, in `chunks`, in `bfloat16`."""
+    if option is None:
+        return world
+    if option == "compiled":
+        compiled: Any = torch.compile(world.next)
+        world.next = compiled  # type: ignore[method-assign]
+        return world
+    return Chunked(world) if option == "chunks" else HalfPrecision(world)

@@ -1,0 +1,1 @@
+"""One module per side, each a process that serves `prepare`."""
