@@ -22,6 +22,7 @@ from torch import Tensor
 from control.envs import DMControl, VectorEnv, make_env
 from control.known_models import gym_dynamics
 from control.readouts import find_readout
+from mbrl_core.policies import uniform_policy
 from mbrl_core.types import Box, Discrete, Model, Rng, Rows, Transition
 
 WIDEST_EPISODE = 10_000  # numbers that a state may spend on the model its episode has drawn
@@ -70,7 +71,8 @@ class TrueWorld:
 
     def model(self) -> Model:
         """What planners take."""
-        return Model(self.dynamics, action_space=self.dynamics.action_space)
+        space = self.dynamics.action_space
+        return Model(self.dynamics, uniform_policy(space), None, space)
 
     def make_env(
         self, num_envs: int = 1, seed: int = 0, max_frames: int | None = None

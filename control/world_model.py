@@ -21,6 +21,7 @@ from control.checkpoints import CheckpointError
 from control.ensemble import Ensemble, EnsembleState, Propagation
 from control.envs import VectorEnv, make_env
 from control.rewards import known_task, repeated
+from mbrl_core.policies import uniform_policy
 from mbrl_core.types import Box, Discrete, Model
 
 KIND = "world model"
@@ -65,7 +66,7 @@ class WorldModel:
         dynamics = self.ensemble.using(
             propagation=propagation, aleatoric=aleatoric, discount=discount
         )
-        return Model(dynamics, action_space=self.action_space)
+        return Model(dynamics, uniform_policy(self.action_space), None, self.action_space)
 
     def make_env(
         self, num_envs: int = 1, seed: int = 0, max_frames: int | None = None

@@ -158,7 +158,7 @@ def sample(
     for begin in range(0, len(order), size):
         part = order[begin : begin + size]
         ids = _sample_batch(model, [prompts[i] for i in part], num, temperature, max_tokens, rng)
-        decoded = tokenizer.batch_decode(ids)
+        decoded = tokenizer.batch_decode(ids, skip_special_tokens=True)
         for j, i in enumerate(part):
             texts[i] = decoded[j * num : (j + 1) * num]
     return texts
