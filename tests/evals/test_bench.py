@@ -14,7 +14,7 @@ from evals.bench.cells import GROUPS, SMALL, Cell, cells
 from evals.bench.client import SIDES, Side, SideError, Worker
 from evals.bench.document import markdown
 from evals.bench.measure import agreement, exponent, geometric_mean, ratio, spread, take_turns
-from evals.bench.options import CHUNK, changed
+from evals.bench.options import changed
 from evals.bench.sides import bare, ours
 from evals.report import Table
 from mbrl_core import generator
@@ -172,7 +172,7 @@ def test_networks_are_the_numbers_they_are_made_of():
 @pytest.mark.parametrize(("option", "tolerance"), [("chunks", 1e-5), ("bfloat16", 0.1)])
 def test_options_change_the_model_by_rounding_alone(option, tolerance):
     world = worlds.ControlWorld(8)
-    state = torch.from_numpy(numbers.states(CHUNK + 3))
+    state = torch.from_numpy(numbers.states(2051))
     action = torch.full((len(state), numbers.ACTION), 0.5)
     plain = world.step(state, action, rng=generator(0))
     other = changed(world, option).step(state, action, rng=generator(0))
