@@ -2,10 +2,19 @@
 
 from torch import Tensor
 
+from mbrl_core.chunks import Chunked, in_chunks
 from mbrl_core.draws import generator
+from mbrl_core.export import to_networkx
 from mbrl_core.planners.beam import BeamSearch
-from mbrl_core.planners.gradient import GradMPC
-from mbrl_core.planners.mcts import MCTS
+from mbrl_core.planners.categorical import CategoricalCEM
+from mbrl_core.planners.dfs import DepthFirstSearch
+from mbrl_core.planners.game import Game, Rules
+from mbrl_core.planners.gradient import GradCEM, GradMPC
+from mbrl_core.planners.icem import ICEM, EliteStart
+from mbrl_core.planners.ilqr import ILQR
+from mbrl_core.planners.lqr import LQR, dare
+from mbrl_core.planners.mcts import MCTS, Widening
+from mbrl_core.planners.particles import ParticleFilter
 from mbrl_core.planners.receding import RecedingHorizon
 from mbrl_core.planners.sampling import CEM, MPPI
 from mbrl_core.planners.selection import (
@@ -14,16 +23,23 @@ from mbrl_core.planners.selection import (
     CompletedQ,
     Gumbel,
     MinMaxQ,
-    NodeStats,
     QTransform,
     RawQ,
     Selection,
     SiblingsQ,
 )
 from mbrl_core.planners.shooting import RandomShooting
+from mbrl_core.planners.tdmpc import TDMPC
 from mbrl_core.planners.trajectory import WarmStart
-from mbrl_core.policies import ListedActions, RandomActions, all_actions, grid_actions
+from mbrl_core.policies import (
+    ListedActions,
+    RandomActions,
+    all_actions,
+    grid_actions,
+    uniform_policy,
+)
 from mbrl_core.reducers import Argmax, Reducer, Vote, WeightedVote
+from mbrl_core.repeat import ActionRepeat, repeat_actions
 from mbrl_core.types import (
     Box,
     Budget,
@@ -46,30 +62,60 @@ from mbrl_core.types import (
     Tree,
     Value,
 )
+from mbrl_core.uncertainty import (
+    Cloud,
+    CVaR,
+    Mean,
+    MeanStd,
+    Particles,
+    Penalised,
+    Risk,
+    Unsure,
+    Worst,
+    penalised,
+)
+from mbrl_core.viewer import save_html
 
 __all__ = [
     "CEM",
+    "ICEM",
     "MCTS",
     "MPPI",
     "PUCT",
+    "TDMPC",
     "UCT",
+    "ActionRepeat",
     "Argmax",
     "BeamSearch",
     "Box",
     "Budget",
+    "CVaR",
     "Carry",
+    "CategoricalCEM",
+    "Chunked",
+    "Cloud",
     "CompletedQ",
     "Cost",
+    "DepthFirstSearch",
     "Discrete",
     "Dynamics",
+    "EliteStart",
     "Event",
+    "GradCEM",
+    "Game",
     "GradMPC",
     "Gumbel",
+    "ILQR",
+    "LQR",
     "ListedActions",
     "Listener",
+    "Mean",
+    "MeanStd",
     "MinMaxQ",
     "Model",
-    "NodeStats",
+    "ParticleFilter",
+    "Particles",
+    "Penalised",
     "Plan",
     "Planner",
     "Policy",
@@ -80,22 +126,34 @@ __all__ = [
     "RawQ",
     "RecedingHorizon",
     "Reducer",
+    "Risk",
     "Rng",
     "Rollout",
     "Rows",
+    "Rules",
     "Selection",
     "SiblingsQ",
     "Tokens",
     "Transition",
     "Tree",
+    "Unsure",
     "Value",
     "Vote",
     "WarmStart",
     "WeightedVote",
+    "Widening",
+    "Worst",
     "all_actions",
+    "dare",
     "generator",
     "grid_actions",
+    "in_chunks",
+    "penalised",
+    "repeat_actions",
     "reset",
+    "save_html",
+    "to_networkx",
+    "uniform_policy",
 ]
 
 

@@ -1,4 +1,7 @@
-"""Policies that need no learning: every action, a grid of actions, random actions."""
+"""Policies that need no learning: every action, a grid of actions, random actions.
+
+And what a policy of one's own may need: legal actions, a temperature, priors for drawn candidates.
+"""
 
 from __future__ import annotations
 
@@ -66,3 +69,71 @@ class RandomActions:
             unit = draws.uniform(rng, total * num, len(low)).to(low)
             actions = low + unit * (high - low)
         return Proposal(actions, torch.zeros((total, num), device=actions.device))
+
+
+def uniform_policy(space: Box | Discrete) -> ListedActions | RandomActions:
+    """What to try where nothing is known: every discrete action, or uniform draws from a box."""
+    return all_actions(space) if isinstance(space, Discrete) else RandomActions(space)
+
+
+def numbered(logits: Tensor, num: int, *, rng: Rng) -> Proposal:
+    """The proposal of actions 0 .. K-1 by their `logits` [R, K].
+
+    Asked for fewer than K candidates it draws that many without replacement (the highest g +
+    logit; one is a sample from the softmax).
+    """
+    total, size = logits.shape
+    if num >= size:
+        return Proposal(torch.arange(size, device=logits.device).repeat(total), logits)
+    wish = logits + draws.gumbel(rng, total, size).to(logits)
+    chosen = wish.topk(num, dim=1).indices
+    return Proposal(chosen.flatten(), logits.gather(1, chosen))
+
+
+def only_legal(logits: Tensor, legal: Tensor) -> Tensor:
+    """`logits` [R, K] less their maximum, -inf where not `legal` [R, K].
+
+    A state without a legal action (one that has ended, say) is given all of them, equally likely.
+    """
+    masked = torch.where(legal, logits, -torch.inf)
+    top = masked.amax(1, keepdim=True)
+    return torch.where(top > -torch.inf, masked - top, 0.0)
+
+
+def at_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Logits [R, K] of probabilities to the power 1 / `temperature`; 0 leaves only the likeliest.
+
+    The greatest becomes 0. Raises ValueError where the temperature is negative.
+    """
+    if temperature < 0:
+        raise ValueError(f"a temperature must be 0 or more, not {temperature}")
+    tiny = torch.finfo(logits.dtype).tiny
+    return (logits - logits.amax(1, keepdim=True)) / max(temperature, tiny)
+
+
+def sampled_prior(log_prob: Tensor, log_sampling: Tensor, counts: Tensor) -> Tensor:
+    """Log of Sampled MuZero's prior pi_hat = (beta_hat / beta) pi, [R, K]; -inf where not drawn.
+
+    Hubert et al. 2021, "Learning and planning in complex action spaces", section 5: `log_prob` is
+    ln pi, the policy to be improved; `log_sampling` is ln beta, what the candidates were drawn
+    from; beta_hat is the share of each candidate's `counts` [R, K] in the draws. For any f the sum
+    of pi_hat f estimates that of pi f over all actions without bias.
+    """
+    share = counts / counts.sum(1, keepdim=True)
+    return torch.where(counts > 0, share.log() + log_prob - log_sampling, -torch.inf)
+
+
+def sampled(actions: Tensor, log_prob: Tensor, log_sampling: Tensor | None = None) -> Proposal:
+    """The proposal of a policy that drew `actions` [R, K, ...]: equal ones become one.
+
+    `log_prob` [R, K] as in `sampled_prior`; without `log_sampling` they were drawn from the policy
+    itself.
+    """
+    total, number = log_prob.shape
+    flat = actions.view(total, number, -1)
+    equal = (flat.unsqueeze(2) == flat.unsqueeze(1)).all(3)
+    repeated = equal.tril(-1).any(2)
+    counts = torch.where(repeated, 0, equal.sum(2))
+    prior = sampled_prior(log_prob, log_prob if log_sampling is None else log_sampling, counts)
+    drawn = torch.full((total,), number, device=actions.device)
+    return Proposal(actions.flatten(0, 1), prior, drawn=drawn)

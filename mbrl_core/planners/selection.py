@@ -1,95 +1,123 @@
 """How a tree search chooses among a node's candidates: UCT, PUCT, Gumbel with sequential halving.
 
-A selection is all that differs between these searches; `MCTS` is one loop. Scores are over the K
-candidates of n nodes; -inf marks an empty slot, and equal scores go to the lower candidate number.
+A selection is all that differs between these searches; `MCTS` is one loop. It is a NamedTuple of
+settings whose methods look at ONE node and its K candidates, in plain Python over numbers: loops,
+`math`, no arrays but those given. `compiled.py` compiles them, together with the walk down the tree
+at the end of this file, so a rule is written once, reads like its formula and runs like C. Yours is
+compiled too, once per process; it may call `transform` and functions decorated with `numba.njit`.
+
+The candidates are records (see `tree.py`): `visits` of the child (0 where none has been made), `q`
+= reward + discount * value of the child, `logit` (log prior up to a constant), `prior` (softmax of
+the logits over the node). A candidate whose logit is -inf is an empty slot: whatever score it gets
+is ignored. Equal scores go to the lower candidate number.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mbrl_core import draws
+from mbrl_core.planners.tree import NONE, OPEN, REQUESTED, UNASKED, UNDER_WAY
 from mbrl_core.types import Rng
 
-
-class NodeStats(NamedTuple):
-    """What is known of n nodes and their K candidates."""
-
-    logits: Tensor  # [n, K] log prior up to a constant; -inf = empty slot
-    visits: Tensor  # [n, K] of the candidates' children, 0 where none has been made
-    q: Tensor  # [n, K] reward + discount * value of the child; 0 where unvisited
-    value: Tensor  # [n] present value of the node
-    raw_value: Tensor  # [n] what the model's value said
-    node_visits: Tensor  # [n] own evaluation included
+TINY = float(np.finfo(np.float32).tiny)
 
 
 class Selection(Protocol):
-    """The choices of a tree search."""
+    """The choices of a tree search: a NamedTuple with these methods."""
 
     def noise(self, logits: Tensor, rng: Rng) -> Tensor:
         """Root noise [B, K], drawn once per search; -inf where there is no candidate."""
         ...
 
-    def root(self, stats: NodeStats, noise: Tensor, simulation: int, total: int) -> Tensor:
-        """Scores [n, K] at the root in simulation `simulation` of `total`."""
+    def score(self, node: Any, edges: Any, noise: Any, turn: int, total: int, out: Any) -> None:
+        """Write the candidates' scores to `out` [K], in simulation `turn` of `total`.
+
+        `noise` [K] is that of the root, which is the node of depth 0.
+        """
         ...
 
-    def inner(self, stats: NodeStats) -> Tensor:
-        """Scores [n, K] at any other node."""
+    def decide(self, node: Any, edges: Any, noise: Any, out: Any) -> None:
+        """Write the scores [K] of the root's candidates when the search is over."""
         ...
 
-    def decide(self, stats: NodeStats, noise: Tensor) -> Tensor:
-        """Scores [B, K] of the root's candidates when the search is over."""
+    def target(self, node: Any, edges: Any, out: Any) -> None:
+        """Write the logits [K] of the policy that the search recommends at the root."""
         ...
-
-
-# Q transforms: bring Q to a scale on which it can be compared with a prior or a bonus.
 
 
 class QTransform(Protocol):
-    """Q as selections use it."""
+    """Brings Q to a scale on which it can be compared with a prior or a bonus: a NamedTuple."""
 
-    def __call__(self, stats: NodeStats) -> Tensor:
-        """Transformed Q [n, K]; an unvisited candidate has a value too."""
+    def fill(self, node: Any, edges: Any, out: Any) -> None:
+        """Write transformed Q to `out` [K]; an unvisited candidate has a value too."""
         ...
 
 
-@dataclass(frozen=True)
-class RawQ:
+# Calls to a method by the type of the tuple it belongs to; `compiled.py` resolves them.
+
+
+def transform(q: Any, node: Any, edges: Any, out: Any) -> None:
+    """`q.fill(...)`: for use in the methods of a selection."""
+    q.fill(node, edges, out)
+
+
+def score(rule: Any, node: Any, edges: Any, noise: Any, turn: Any, total: Any, out: Any) -> None:
+    """`rule.score(...)`."""
+    rule.score(node, edges, noise, turn, total, out)
+
+
+def decide(rule: Any, node: Any, edges: Any, noise: Any, out: Any) -> None:
+    """`rule.decide(...)`."""
+    rule.decide(node, edges, noise, out)
+
+
+def target(rule: Any, node: Any, edges: Any, out: Any) -> None:
+    """`rule.target(...)`."""
+    rule.target(node, edges, out)
+
+
+# Q transforms
+
+
+class RawQ(NamedTuple):
     """Q as it is; `unvisited` where there is none."""
 
     unvisited: float = 0.0
 
-    def __call__(self, stats: NodeStats) -> Tensor:
+    def fill(self, node: Any, edges: Any, out: Any) -> None:
         """See `QTransform`."""
-        return torch.where(stats.visits > 0, stats.q, self.unvisited)
+        for k in range(len(edges)):
+            out[k] = edges[k].q if edges[k].visits > 0 else self.unvisited
 
 
-@dataclass(frozen=True)
-class MinMaxQ:
-    """(Q - low) / (high - low) for known bounds of Q; the unvisited count as `low`."""
-
+class _Bounds(NamedTuple):
     low: float
     high: float
 
-    def __post_init__(self) -> None:
-        if not self.low < self.high:
-            raise ValueError(f"MinMaxQ needs low < high, not {self.low} and {self.high}")
 
-    def __call__(self, stats: NodeStats) -> Tensor:
+class MinMaxQ(_Bounds):
+    """(Q - low) / (high - low) for known bounds of Q; the unvisited count as `low`."""
+
+    def __new__(cls, low: float, high: float) -> MinMaxQ:
+        """Raises ValueError where the bounds are out of order."""
+        if not low < high:
+            raise ValueError(f"MinMaxQ needs low < high, not {low} and {high}")
+        return super().__new__(cls, low, high)
+
+    def fill(self, node: Any, edges: Any, out: Any) -> None:
         """See `QTransform`."""
-        q = torch.where(stats.visits > 0, stats.q, self.low)
-        return (q - self.low) / (self.high - self.low)
+        for k in range(len(edges)):
+            q = edges[k].q if edges[k].visits > 0 else self.low
+            out[k] = (q - self.low) / (self.high - self.low)
 
 
-@dataclass(frozen=True)
-class SiblingsQ:
+class SiblingsQ(NamedTuple):
     """Q scaled to [0, 1] by the least and greatest of the node's value and its visited candidates'
     Q.
 
@@ -97,55 +125,60 @@ class SiblingsQ:
     taken over one node, as in the mctx library.
     """
 
-    def __call__(self, stats: NodeStats) -> Tensor:
+    def fill(self, node: Any, edges: Any, out: Any) -> None:
         """See `QTransform`."""
-        visited = stats.visits > 0
-        low = torch.where(visited, stats.q, torch.inf).amin(1).minimum(stats.value).unsqueeze(1)
-        high = torch.where(visited, stats.q, -torch.inf).amax(1).maximum(stats.value).unsqueeze(1)
-        q = torch.where(visited, stats.q, low)
-        return (q - low) / (high - low).clamp(min=1e-8)
+        low = high = float(node.value)
+        for k in range(len(edges)):
+            if edges[k].visits > 0:
+                low, high = min(low, edges[k].q), max(high, edges[k].q)
+        for k in range(len(edges)):
+            q = edges[k].q if edges[k].visits > 0 else low
+            out[k] = (q - low) / max(high - low, 1e-8)
 
 
-@dataclass(frozen=True)
-class CompletedQ:
+class CompletedQ(NamedTuple):
     """Completed Q, scaled: `value_scale` * (`visit_offset` + max visits) * Q.
 
     The unvisited are given the mixed value (raw + N * sum_visited p q / sum_visited p) / (N + 1), N
     the sum of the candidates' visits (Danihelka et al. 2022, "Policy improvement by planning with
-    Gumbel", eq. 8 and 33). `rescale` first brings the completed Q of the node to [0, 1].
+    Gumbel", eq. 8 and 33). `rescale` first brings the completed Q of the node to [0, 1]; an empty
+    slot counts as unvisited there, as in the mctx library.
     """
 
     value_scale: float = 0.1
     visit_offset: float = 50.0
     rescale: bool = True
 
-    def __call__(self, stats: NodeStats) -> Tensor:
+    def fill(self, node: Any, edges: Any, out: Any) -> None:
         """See `QTransform`."""
-        visited, real = stats.visits > 0, stats.logits > -torch.inf
-        prior = stats.logits.softmax(1).clamp(min=torch.finfo(stats.logits.dtype).tiny)
-        seen = torch.where(visited, prior, 0.0)
-        mean = (seen * stats.q).sum(1) / seen.sum(1).clamp(min=torch.finfo(prior.dtype).tiny)
-        number = stats.visits.sum(1)
-        mixed = (stats.raw_value + number * mean) / (number + 1)
-        q = torch.where(visited, stats.q, mixed.unsqueeze(1))
-        if self.rescale:
-            low = torch.where(real, q, torch.inf).amin(1, keepdim=True)
-            high = torch.where(real, q, -torch.inf).amax(1, keepdim=True)
-            q = (q - low) / (high - low).clamp(min=1e-8)
-        most = stats.visits.amax(1, keepdim=True)
-        return (self.visit_offset + most) * self.value_scale * q
+        mixed = mixed_value(node, edges)
+        low, high, most = math.inf, -math.inf, 0
+        for k in range(len(edges)):
+            out[k] = edges[k].q if edges[k].visits > 0 else mixed
+            most = max(most, edges[k].visits)
+            low, high = min(low, out[k]), max(high, out[k])
+        scale = self.value_scale * (self.visit_offset + most)
+        for k in range(len(edges)):
+            q = (out[k] - low) / max(high - low, 1e-8) if self.rescale else out[k]
+            out[k] = scale * q
 
 
-class _NoNoise:
-    """A selection that is deterministic at the root."""
+def mixed_value(node: Any, edges: Any) -> float:
+    """What the node's raw value and its candidates' Q say together (see `CompletedQ`)."""
+    number, share, weighted = 0, 0.0, 0.0
+    for k in range(len(edges)):
+        if edges[k].visits > 0:
+            prior = max(edges[k].prior, TINY)
+            number, share = number + edges[k].visits, share + prior
+            weighted += prior * edges[k].q
+    raw = float(node.raw_value)
+    return raw if number == 0 else (raw + number * weighted / share) / (number + 1)
 
-    def noise(self, logits: Tensor, rng: Rng) -> Tensor:
-        """See `Selection`."""
-        return torch.where(logits > -torch.inf, 0.0, logits)
+
+# Selections
 
 
-@dataclass(frozen=True)
-class UCT(_NoNoise):
+class UCT(NamedTuple):
     """Upper confidence bounds for trees: Q + c sqrt(ln N / n), every candidate tried once first.
 
     Kocsis and Szepesvari 2006; N is the number of times one of the candidates was chosen, n this
@@ -153,65 +186,89 @@ class UCT(_NoNoise):
     """
 
     exploration: float = math.sqrt(2)
-    q: QTransform = field(default_factory=RawQ)
+    q: QTransform = RawQ()
 
-    def root(self, stats: NodeStats, noise: Tensor, simulation: int, total: int) -> Tensor:
+    def noise(self, logits: Tensor, rng: Rng) -> Tensor:
         """See `Selection`."""
-        return self.inner(stats)
+        return torch.where(logits > -torch.inf, 0.0, logits)
 
-    def inner(self, stats: NodeStats) -> Tensor:
+    def score(self, node: Any, edges: Any, noise: Any, turn: int, total: int, out: Any) -> None:
         """See `Selection`."""
-        total = stats.visits.sum(1, keepdim=True).clamp(min=1).to(stats.q)
-        bonus = self.exploration * torch.sqrt(total.log() / stats.visits.clamp(min=1))
-        score = torch.where(stats.visits > 0, self.q(stats) + bonus, torch.inf)
-        return _real(score, stats)
+        transform(self.q, node, edges, out)
+        number = total_visits(edges)
+        for k in range(len(edges)):
+            visits = edges[k].visits
+            if visits == 0:
+                out[k] = math.inf
+            else:
+                out[k] += self.exploration * math.sqrt(math.log(number) / visits)
 
-    def decide(self, stats: NodeStats, noise: Tensor) -> Tensor:
+    def decide(self, node: Any, edges: Any, noise: Any, out: Any) -> None:
         """See `Selection`."""
-        return _real(stats.visits.to(stats.q), stats)
+        log_visits(edges, out)
+
+    def target(self, node: Any, edges: Any, out: Any) -> None:
+        """See `Selection`: in proportion to the visits."""
+        log_visits(edges, out)
 
 
-@dataclass(frozen=True)
-class PUCT(_NoNoise):
+class PUCT(NamedTuple):
     """Prior-weighted bounds: Q + p sqrt(N) / (1 + n) * (c_init + ln((N + c_base + 1) / c_base)).
 
     AlphaZero and MuZero (Schrittwieser et al. 2020, eq. 2); N is the node's visits with its own
-    evaluation, n the candidate's. The final choice is the most visited.
+    evaluation, n the candidate's. The final choice is the most visited. At the root p is mixed with
+    `dirichlet_fraction` of a draw from Dir(`dirichlet_alpha`) over the candidates there are.
     """
 
     c_init: float = 1.25
     c_base: float = 19652.0
-    q: QTransform = field(default_factory=SiblingsQ)
+    q: QTransform = SiblingsQ()
+    dirichlet_fraction: float = 0.0
+    dirichlet_alpha: float = 0.3
 
-    def root(self, stats: NodeStats, noise: Tensor, simulation: int, total: int) -> Tensor:
+    def noise(self, logits: Tensor, rng: Rng) -> Tensor:
         """See `Selection`."""
-        return self.inner(stats)
+        noise = torch.zeros_like(logits)
+        if self.dirichlet_fraction > 0:
+            drawn = draws.gamma(rng, self.dirichlet_alpha, *logits.shape).to(logits)
+            drawn = torch.where(logits > -torch.inf, drawn, 0.0)
+            noise = drawn / drawn.sum(1, keepdim=True).clamp(min=TINY)
+        return torch.where(logits > -torch.inf, noise, -torch.inf)
 
-    def inner(self, stats: NodeStats) -> Tensor:
+    def score(self, node: Any, edges: Any, noise: Any, turn: int, total: int, out: Any) -> None:
         """See `Selection`."""
-        number = stats.node_visits.to(stats.q).unsqueeze(1)
-        rate = self.c_init + torch.log((number + self.c_base + 1) / self.c_base)
-        bonus = number.sqrt() * rate * stats.logits.softmax(1) / (stats.visits + 1)
-        return _real(self.q(stats) + bonus, stats)
+        transform(self.q, node, edges, out)
+        rate = self.c_init + math.log((node.visits + self.c_base + 1) / self.c_base)
+        rate *= math.sqrt(node.visits)
+        fraction = self.dirichlet_fraction if node.depth == 0 else 0.0
+        for k in range(len(edges)):
+            prior = edges[k].prior
+            if fraction > 0:
+                prior += fraction * (noise[k] - prior)
+            out[k] += rate * prior / (1 + edges[k].visits)
 
-    def decide(self, stats: NodeStats, noise: Tensor) -> Tensor:
+    def decide(self, node: Any, edges: Any, noise: Any, out: Any) -> None:
         """See `Selection`."""
-        return _real(stats.visits.to(stats.q), stats)
+        log_visits(edges, out)
+
+    def target(self, node: Any, edges: Any, out: Any) -> None:
+        """See `Selection`: in proportion to the visits."""
+        log_visits(edges, out)
 
 
-@dataclass(frozen=True)
-class Gumbel:
+class Gumbel(NamedTuple):
     """Gumbel MuZero: sequential halving at the root, a deterministic rule below it.
 
     Danihelka et al. 2022: the root draws g ~ `scale` * Gumbel(0) once, considers the `considered`
     candidates of highest g + logit, and halves them by g + logit + q in phases of equal visits
     (algorithm 2). Elsewhere argmax_a pi'(a) - n(a) / (1 + N) with pi' = softmax(logits + q) (eq.
-    14). The final choice is the best by g + logit + q of the most visited.
+    14). The final choice is the best by g + logit + q of the most visited; the recommended policy
+    is pi'.
     """
 
     considered: int = 16
     scale: float = 1.0
-    q: QTransform = field(default_factory=CompletedQ)
+    q: QTransform = CompletedQ()
 
     def noise(self, logits: Tensor, rng: Rng) -> Tensor:
         """See `Selection`."""
@@ -220,54 +277,314 @@ class Gumbel:
             noise = self.scale * draws.gumbel(rng, *logits.shape).to(logits)
         return torch.where(logits > -torch.inf, noise, -torch.inf)
 
-    def root(self, stats: NodeStats, noise: Tensor, simulation: int, total: int) -> Tensor:
+    def score(self, node: Any, edges: Any, noise: Any, turn: int, total: int, out: Any) -> None:
         """See `Selection`."""
-        # The schedule is that of the candidates there were at first, which the noise remembers.
-        sizes = (noise > -torch.inf).sum(1).clamp(max=self.considered).tolist()
-        turn = [halving_schedule(size, total)[simulation] for size in sizes]
-        visits = torch.tensor(turn, device=noise.device).unsqueeze(1)
-        # A candidate that proved broken left: where its turn comes, the next ones move up.
-        waiting = (stats.logits > -torch.inf) & (stats.visits >= visits)
-        late = stats.visits.amax(1, keepdim=True)
-        return self._among(stats, noise, torch.where(waiting, stats.visits, late).amin(1))
+        if node.depth == 0:
+            due = due_at_root(edges, noise, turn, total, self.considered)
+            gumbel_scores(self.q, node, edges, noise, due, out)
+            return
+        transform(self.q, node, edges, out)
+        for k in range(len(edges)):
+            out[k] += edges[k].logit
+        to_probabilities(out)
+        number = total_visits(edges)
+        for k in range(len(edges)):
+            out[k] -= edges[k].visits / (1 + number)
 
-    def inner(self, stats: NodeStats) -> Tensor:
+    def decide(self, node: Any, edges: Any, noise: Any, out: Any) -> None:
         """See `Selection`."""
-        improved = (stats.logits + self.q(stats)).softmax(1)
-        share = stats.visits / (1 + stats.visits.sum(1, keepdim=True))
-        return _real(improved - share, stats)
+        most = 0
+        for k in range(len(edges)):
+            most = max(most, edges[k].visits)
+        gumbel_scores(self.q, node, edges, noise, most, out)
 
-    def decide(self, stats: NodeStats, noise: Tensor) -> Tensor:
-        """See `Selection`."""
-        return self._among(stats, noise, stats.visits.amax(1))
-
-    def _among(self, stats: NodeStats, noise: Tensor, visits: Tensor) -> Tensor:
-        """g + logit + q of the candidates that have exactly `visits` [n] visits."""
-        logits = stats.logits - stats.logits.amax(1, keepdim=True)
-        score = (noise + logits + self.q(stats)).clamp(min=-1e9)
-        return _real(torch.where(stats.visits == visits.unsqueeze(1), score, -torch.inf), stats)
+    def target(self, node: Any, edges: Any, out: Any) -> None:
+        """See `Selection`: pi'."""
+        transform(self.q, node, edges, out)
+        for k in range(len(edges)):
+            out[k] += edges[k].logit
 
 
-@lru_cache(maxsize=256)
-def halving_schedule(considered: int, simulations: int) -> tuple[int, ...]:
-    """How many visits the candidate tried in each simulation must have had before.
+def due_at_root(edges: Any, noise: Any, turn: int, total: int, considered: int) -> int:
+    """How many visits the candidate to be tried now has had.
+
+    The schedule is that of the candidates there were at first, which the noise remembers. One that
+    proved broken has left: where its turn comes, the next ones move up.
+    """
+    number = 0
+    for k in range(len(noise)):
+        number += noise[k] > -math.inf
+    due = due_visits(min(number, considered), turn, total)
+    late, waiting = 0, -1
+    for k in range(len(edges)):
+        visits = begun_visits(edges[k])
+        late = max(late, visits)
+        if edges[k].logit > -math.inf and visits >= due and (waiting < 0 or visits < waiting):
+            waiting = visits
+    return late if waiting < 0 else waiting
+
+
+def due_visits(considered: int, turn: int, total: int) -> int:
+    """How many visits the candidate tried in simulation `turn` of `total` must have had before.
 
     Sequential halving (Karnin et al. 2013) as used by Danihelka et al. 2022, algorithm 2: the
     phases share the simulations equally, each phase visits its candidates in turn and halves them,
     down to 2.
     """
     if considered <= 1:
-        return tuple(range(simulations))
+        return turn
     phases = math.ceil(math.log2(considered))
-    schedule: list[int] = []
-    size, done = considered, 0  # candidates of this phase, visits each of them has had
-    while len(schedule) < simulations:
-        for _ in range(max(1, simulations // (phases * size))):
-            schedule += [done] * size
-            done += 1
+    size, begun, done = considered, 0, 0  # of this phase; simulations and rounds before it
+    while True:
+        rounds = max(1, total // (phases * size))
+        if turn < begun + rounds * size:
+            return done + (turn - begun) // size
+        begun += rounds * size
+        done += rounds
         size = max(2, size // 2)
-    return tuple(schedule[:simulations])
 
 
-def _real(score: Tensor, stats: NodeStats) -> Tensor:
-    return torch.where(stats.logits > -torch.inf, score, -torch.inf)
+def gumbel_scores(q: Any, node: Any, edges: Any, noise: Any, visits: int, out: Any) -> None:
+    """g + logit + q of the candidates that have exactly `visits` visits, -inf for the others."""
+    transform(q, node, edges, out)
+    top = -math.inf
+    for k in range(len(edges)):
+        top = max(top, edges[k].logit)
+    for k in range(len(edges)):
+        if begun_visits(edges[k]) == visits:
+            out[k] = max(noise[k] + (edges[k].logit - top) + out[k], -1e9)
+        else:
+            out[k] = -math.inf
+
+
+def begun_visits(edge: Any) -> int:
+    """Visits, with that of a child that is being made."""
+    return 1 if edge.child == UNDER_WAY else edge.visits
+
+
+def total_visits(edges: Any) -> int:
+    """Visits of all candidates."""
+    number = 0
+    for k in range(len(edges)):
+        number += edges[k].visits
+    return number
+
+
+def log_visits(edges: Any, out: Any) -> None:
+    """ln n, which is -inf where there was none."""
+    for k in range(len(edges)):
+        out[k] = math.log(edges[k].visits) if edges[k].visits > 0 else -math.inf
+
+
+def to_probabilities(out: Any) -> None:
+    """Softmax in place; zeros where nothing is finite."""
+    top = -math.inf
+    for k in range(len(out)):
+        top = max(top, out[k])
+    total = 0.0
+    for k in range(len(out)):
+        out[k] = math.exp(out[k] - top) if out[k] > -math.inf else 0.0
+        total += out[k]
+    for k in range(len(out)):
+        out[k] /= max(total, TINY)
+
+
+# The walk down the trees. What it counts on the way (`visits`, `under_way`) holds until the leaf is
+# backed up: further walks of the same round see a visit that has begun, but no result (Liu et al.
+# 2020, "Watch the Unobserved"), and never take an edge whose child is being made.
+
+
+class Search(NamedTuple):
+    """What a walk has to know, besides the trees."""
+
+    selection: Any
+    simulations: int
+    deepest: int  # nodes at this depth are not descended
+    open_scale: float  # a node with n visits shows its first ceil(scale * n**power) candidates
+    open_power: float
+
+
+def walk(
+    search: Any,
+    nodes: Any,
+    edges: Any,
+    noise: Any,
+    begun: Any,
+    size: Any,
+    most: Any,
+    found: int,
+    leaf: Any,
+    asks: int,
+    ask: Any,
+    log_prior: Any,
+    chance: Any,
+    place: Any,
+    moves: Any,
+) -> tuple[int, int, int]:
+    """Walk down the trees as far as the candidates are known.
+
+    A round begins with `found` = 0: at most `most` [B] walks per tree, counted in `begun` [B]. What
+    they reach is written to `leaf` [4, found]: the root, the node, the candidate to follow from it
+    and the number of the simulation. A candidate below 0 says why there is none: `NONE` (the node
+    cannot be descended), `UNDER_WAY` (all are being made by walks of this round) or `UNASKED`. The
+    rows of nodes that need candidates are written to `ask` [asks]. Called again with the policy's
+    answer, `log_prior` [asks, <= K] and `chance` ([asks], or empty: none is), it goes on from
+    there; `place` is given the rows of the new candidates.
+
+    Once nothing is left to ask, the leaves that lead to a new node are given its number in
+    `leaf[3]`, and `moves` [4, made] says for each of these its root and the rows of its state, of
+    its action among the candidates and of the new node. Returns found, asks and made.
+    """
+    answer(nodes, edges, asks, ask, log_prior, chance, place)
+    if found == 0:
+        found = begin(search, begun, most, leaf)
+    capacity, asks, scores = nodes.shape[1], 0, np.empty(edges.shape[2])
+    for i in range(found):
+        if leaf[2, i] != UNASKED:
+            continue
+        b, node = leaf[0, i], leaf[1, i]
+        node, slot = descend(search, nodes[b], edges[b], node, noise[b], leaf[3, i], scores)
+        leaf[1, i], leaf[2, i] = node, slot
+        if slot == UNDER_WAY:
+            begun[b] -= 1
+        elif slot == UNASKED and nodes[b, node].asked == UNASKED:
+            nodes[b, node].asked = REQUESTED
+            ask[asks] = b * capacity + node
+            asks += 1
+    made = 0 if asks else list_moves(size, found, leaf, capacity, edges.shape[2], moves)
+    return found, asks, made
+
+
+def begin(search: Any, begun: Any, most: Any, leaf: Any) -> int:
+    """Set at most `most` [B] walks out from each root: how many there are."""
+    found = 0
+    for b in range(len(most)):
+        for _ in range(min(most[b], search.simulations - begun[b])):
+            leaf[0, found], leaf[1, found], leaf[2, found], leaf[3, found] = b, 0, UNASKED, begun[b]
+            begun[b] += 1
+            found += 1
+    return found
+
+
+def answer(
+    nodes: Any, edges: Any, asks: int, ask: Any, log_prior: Any, chance: Any, place: Any
+) -> None:
+    """Give the asked nodes their candidates."""
+    capacity, number = edges.shape[1:]
+    for i in range(asks):
+        b, node = ask[i] // capacity, ask[i] % capacity
+        nodes[b, node].chance = len(chance) > 0 and chance[i]
+        open_node(nodes[b, node], edges[b, node], log_prior[i])
+        for k in range(log_prior.shape[1]):
+            place[i * log_prior.shape[1] + k] = ask[i] * number + k
+
+
+def list_moves(size: Any, found: int, leaf: Any, capacity: int, number: int, moves: Any) -> int:
+    """Number the new nodes and write down what the model has to do for them: how many there are."""
+    made = 0
+    for i in range(found):
+        b, slot = leaf[0, i], leaf[2, i]
+        if slot >= 0:
+            leaf[3, i] = size[b]
+            row = b * capacity + leaf[1, i]
+            moves[0, made], moves[1, made] = b, row
+            moves[2, made], moves[3, made] = row * number + slot, b * capacity + size[b]
+            size[b] += 1
+            made += 1
+    return made
+
+
+def open_node(node: Any, edges: Any, log_prior: Any) -> None:
+    """Give a node its candidates."""
+    node.asked = OPEN
+    for k in range(len(edges)):
+        edges[k].child, edges[k].visits, edges[k].q = NONE, 0, 0.0
+        edges[k].logit = log_prior[k] if k < len(log_prior) else -math.inf
+    set_priors(edges)
+
+
+def set_priors(edges: Any) -> None:
+    """prior = softmax(logit)."""
+    top, total = -math.inf, 0.0
+    for k in range(len(edges)):
+        top = max(top, edges[k].logit)
+    for k in range(len(edges)):
+        exists = edges[k].logit > -math.inf
+        edges[k].prior = math.exp(edges[k].logit - top) if exists else 0.0
+        total += edges[k].prior
+    for k in range(len(edges)):
+        edges[k].prior /= max(total, TINY)
+
+
+def descend(
+    search: Any, nodes: Any, edges: Any, here: int, noise: Any, turn: int, scores: Any
+) -> tuple[int, int]:
+    """Follow the selection from node `here` of one tree to an edge without a child."""
+    while True:
+        node = nodes[here]
+        if node.ended or node.depth >= search.deepest:
+            slot = NONE
+            break
+        if node.asked != OPEN:
+            return here, UNASKED
+        slot = choose(search, node, edges[here], noise, turn, scores)
+        if slot < 0:
+            break
+        node.visits += 1
+        node.under_way += 1
+        edge = edges[here, slot]
+        if edge.child < 0:
+            edge.child = UNDER_WAY
+            return here, slot
+        edge.visits += 1
+        here = edge.child
+    nodes[here].visits += 1
+    nodes[here].under_way += 1
+    return here, slot
+
+
+def choose(search: Any, node: Any, edges: Any, noise: Any, turn: int, scores: Any) -> int:
+    """The candidate of highest score; `NONE` or `UNDER_WAY` where there is none to choose.
+
+    At a chance node nature's outcomes take turns: argmax p / (n + 1), which keeps their shares
+    close to p (Antonoglou et al. 2022).
+    """
+    shown = len(edges)
+    if node.chance:
+        for k in range(shown):
+            scores[k] = edges[k].prior / (1 + edges[k].visits)
+    else:
+        if search.open_scale < math.inf:
+            wide = math.ceil(search.open_scale * node.visits**search.open_power)
+            shown = min(shown, max(wide, 1))
+        score(
+            search.selection, node, edges[:shown], noise, turn, search.simulations, scores[:shown]
+        )
+    best, choice = -math.inf, NONE
+    for k in range(shown):
+        if edges[k].logit > -math.inf:
+            if edges[k].child == UNDER_WAY:
+                choice = UNDER_WAY if choice == NONE else choice
+            elif scores[k] > best:
+                best, choice = scores[k], k
+    return choice
+
+
+def conclude(search: Any, nodes: Any, edges: Any, noise: Any, final: Any, weights: Any) -> None:
+    """Write `decide` and the probabilities of `target` of each root to `final`, `weights` [B, K].
+
+    Only candidates that were tried can be decided for: the others score -inf.
+    """
+    for b in range(len(nodes)):
+        if nodes[b, 0].asked != OPEN:
+            final[b, :] = -math.inf
+            weights[b, :] = 0.0
+            continue
+        decide(search.selection, nodes[b, 0], edges[b, 0], noise[b], final[b])
+        target(search.selection, nodes[b, 0], edges[b, 0], weights[b])
+        for k in range(edges.shape[2]):
+            if edges[b, 0, k].visits == 0:
+                final[b, k] = -math.inf
+            if edges[b, 0, k].logit == -math.inf:
+                final[b, k] = weights[b, k] = -math.inf
+        to_probabilities(weights[b])

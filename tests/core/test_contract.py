@@ -11,17 +11,29 @@ from torch import Tensor, nn
 
 from mbrl_core import (
     CEM,
+    ICEM,
+    ILQR,
+    LQR,
     MCTS,
     MPPI,
+    PUCT,
+    TDMPC,
     UCT,
     Argmax,
     BeamSearch,
     Box,
+    CategoricalCEM,
+    CVaR,
+    DepthFirstSearch,
     Discrete,
+    GradCEM,
     GradMPC,
     Gumbel,
     ListedActions,
+    MeanStd,
     Model,
+    ParticleFilter,
+    Particles,
     Planner,
     Proposal,
     RandomActions,
@@ -31,6 +43,8 @@ from mbrl_core import (
     Rows,
     Transition,
     Vote,
+    Widening,
+    Worst,
     all_actions,
     draws,
     generator,
@@ -38,7 +52,9 @@ from mbrl_core import (
 from mbrl_core.testing import check_model, check_planner
 from tests.worlds import (
     TensorGarden,
+    double_rewards,
     glider,
+    gusty_glider,
     metered_garden,
     tensor_garden,
     tensor_rows,
@@ -47,47 +63,126 @@ from tests.worlds import (
 )
 
 PATHS = ["start", "gate>left", "start>right"]
+RISKY = Particles(tensor_garden(0.25), 3, CVaR(0.5))
+RISKY_TEXT = Particles(text_garden(0.25), 2, Worst())
+WINDY = Particles(gusty_glider(), 3, MeanStd(0.5))
 WORLDS: dict[str, tuple[Model, Rows]] = {
     "tensors": (tensor_garden(), tensor_rows(PATHS)),
     "slippery_tensors": (tensor_garden(0.25), tensor_rows(PATHS)),
+    "double_rewards": (double_rewards(), tensor_rows(PATHS)),
     "text": (text_garden(0.25), PATHS),
     "text_with_tokens": (metered_garden(), PATHS),
     "differentiable": (glider(), torch.randn(3, 2, generator=generator(0)).double()),
+    "tensor_particles": (RISKY.model(), RISKY.root(tensor_rows(PATHS))),
+    "text_particles": (RISKY_TEXT.model(), RISKY_TEXT.root(PATHS)),
+    "differentiable_particles": (
+        WINDY.model(),
+        WINDY.root(torch.randn(3, 2, generator=generator(0)).double()),
+    ),
 }
 ANYWHERE: dict[str, Planner] = {
     "best_of_n": RandomShooting(samples=5, horizon=4),
     "beam": BeamSearch(width=2, expand=3, depth=3),
+    "dvts": BeamSearch(width=4, expand=2, depth=3, groups=2),
+    "dfs": DepthFirstSearch(expand=3, depth=3, max_nodes=10, prune_below=-8.0),
+    "particle_filter": ParticleFilter(particles=4, depth=3, temperature=0.5),
+    "particle_filter_by_need": ParticleFilter(
+        particles=4,
+        depth=3,
+        temperature=0.5,
+        weigh="score",
+        resample_at=0.5,
+        resampling="multinomial",
+        judge="weight",
+    ),
     "puct": MCTS(simulations=10, candidates=3),
     "uct": MCTS(simulations=10, candidates=2, selection=UCT(), reduce=Argmax()),
     "gumbel": MCTS(simulations=10, candidates=3, selection=Gumbel()),
+    "gumbel_leaves": MCTS(simulations=10, candidates=3, selection=Gumbel(), leaves=3),
+    "uct_rollouts": MCTS(simulations=5, candidates=3, selection=UCT(), rollouts=2, rollout_depth=3),
+    "puct_reuse": MCTS(
+        simulations=10,
+        candidates=3,
+        selection=PUCT(dirichlet_fraction=0.25),
+        widening=Widening(),
+        leaves=2,
+        reuse=True,
+        temperature=1.0,
+    ),
     "step_level_search": RecedingHorizon(
         planner=MCTS(simulations=6, candidates=3, selection=Gumbel()), steps=2
+    ),
+    "step_level_beam": RecedingHorizon(
+        planner=BeamSearch(width=2, expand=2, depth=2, groups=2), steps=2
+    ),
+    "step_level_dfs": RecedingHorizon(
+        planner=DepthFirstSearch(expand=2, depth=2, max_nodes=4), steps=2
+    ),
+    "step_level_particles": RecedingHorizon(
+        planner=ParticleFilter(particles=3, depth=2, temperature=0.5), steps=2
     ),
 }
 TEXT_ONLY: dict[str, Planner] = {
     "self_consistency": RandomShooting(samples=5, horizon=4, reduce=Vote(text_answers))
 }
 OPEN_LOOP: dict[str, Planner] = {
-    "uniform": RandomShooting(samples=5, horizon=3, actions="uniform", particles=2),
+    "uniform": RandomShooting(samples=5, horizon=3, actions="uniform"),
+}
+DISCRETE: dict[str, Planner] = {
+    **OPEN_LOOP,
+    "categorical_cem": CategoricalCEM(horizon=3, samples=8, elites=3, iterations=3),
+    "categorical_mode": CategoricalCEM(horizon=3, samples=8, elites=3, iterations=2, output="mean"),
+    "categorical_chunks": RecedingHorizon(
+        planner=CategoricalCEM(horizon=3, samples=6, elites=3, iterations=2), steps=3, execute=2
+    ),
 }
 CONTINUOUS: dict[str, Planner] = {
     **OPEN_LOOP,
     "cem": CEM(horizon=3, samples=16, elites=4, iterations=3),
-    "cem_mean": CEM(horizon=3, samples=16, elites=4, iterations=3, particles=2, output="mean"),
+    "cem_mean": CEM(horizon=3, samples=16, elites=4, iterations=3, output="mean"),
     "mppi": MPPI(horizon=3, samples=16, iterations=3),
+    "cem_knots": CEM(
+        horizon=5, samples=16, elites=4, iterations=3, knots=2, interpolation="linear", beta=1.0
+    ),
+    "mppi_charged": MPPI(horizon=5, samples=16, iterations=3, control_cost=0.1, smooth=3),
+    "icem": ICEM(horizon=3, samples=16, elites=4, iterations=3, keep_elites=0.5),
+    "icem_knots": ICEM(horizon=4, samples=16, elites=4, iterations=3, knots=2),
+    "tdmpc": TDMPC(horizon=3, samples=16, elites=4, policy_samples=3, iterations=3),
+    "tdmpc_explores": TDMPC(
+        horizon=2, samples=8, elites=4, policy_samples=0, iterations=2, explore=1.0
+    ),
     "grad_mpc": GradMPC(horizon=3, samples=3, iterations=4),
+    "ilqr": ILQR(horizon=3, samples=4, iterations=3),
+    "lqr": LQR(horizon=3),
+    "lqr_for_ever": LQR(),
+    "policy_grad_mpc": GradMPC(
+        horizon=3, samples=3, iterations=4, policy_samples=2, policy_std=0.1, optimizer="rmsprop"
+    ),
+    "grad_cem": GradCEM(horizon=3, samples=8, elites=3, iterations=2, output="mean"),
+    "chunks": RecedingHorizon(
+        planner=ICEM(horizon=3, samples=8, elites=4, iterations=2), steps=5, execute=2
+    ),
     "mpc_episode": RecedingHorizon(
         planner=CEM(horizon=3, samples=16, elites=4, iterations=2), steps=2
     ),
 }
+METERED = ("best_of_n", "beam", "dvts", "dfs", "particle_filter", "gumbel")
+SECOND_ORDER: dict[str, Planner] = {
+    "ddp": ILQR(horizon=3, samples=4, iterations=3, second_order=True),
+}
 PAIRS = [
     (world, name, planner)
     for world, planners in {
-        "tensors": ANYWHERE | OPEN_LOOP,
-        "slippery_tensors": OPEN_LOOP,
+        "tensors": ANYWHERE | DISCRETE,
+        "slippery_tensors": DISCRETE,
+        "double_rewards": DISCRETE
+        | {name: ANYWHERE[name] for name in ("best_of_n", "beam", "puct")},
         "text": ANYWHERE | TEXT_ONLY,
-        "text_with_tokens": {name: ANYWHERE[name] for name in ("best_of_n", "beam", "gumbel")},
-        "differentiable": ANYWHERE | CONTINUOUS,
+        "text_with_tokens": {name: ANYWHERE[name] for name in METERED},
+        "differentiable": ANYWHERE | CONTINUOUS | SECOND_ORDER,
+        "tensor_particles": ANYWHERE | OPEN_LOOP,
+        "text_particles": ANYWHERE,
+        "differentiable_particles": CONTINUOUS,
     }.items()
     for name, planner in planners.items()
 ]
@@ -159,6 +254,8 @@ class Broken(TensorGarden):
             return proposal._replace(log_prior=torch.full_like(proposal.log_prior, -torch.inf))
         if self.fault == "too few actions":
             return proposal._replace(actions=proposal.actions[1:])
+        if self.fault == "drawn":
+            return proposal._replace(drawn=torch.zeros(len(state), dtype=torch.int64))
         if self.fault == "nan prior":
             return proposal._replace(log_prior=proposal.log_prior * torch.nan)
         return proposal
@@ -188,6 +285,7 @@ class NeverEnding(TensorGarden):
         ("nothing", "at least one candidate"),
         ("too few actions", "must return 9 actions"),
         ("nan prior", "log_prior that is finite"),
+        ("drawn", "drawn .* between the slots it filled"),
         ("wide value", r"Value.value must return values \[3\]"),
     ],
 )
@@ -217,6 +315,7 @@ class Careless:
         faults = {
             "ledger": lambda: plan._replace(cost=plan.cost._replace(steps=plan.cost.steps + 1)),
             "gradient": lambda: plan._replace(value=nn.Parameter(plan.value)),
+            "then": lambda: plan._replace(then=[plan.action[:1]]),
             "unseeded": lambda: plan._replace(value=plan.value + torch.rand(())),
             "nan": lambda: plan._replace(value=plan.value * torch.nan),
             "rows": lambda: plan._replace(value=plan.value - plan.value.mean()),
@@ -229,6 +328,7 @@ class Careless:
     [
         ("ledger", "booked"),
         ("gradient", "carries a gradient"),
+        ("then", "Plan.then of 3 rows, not 1"),
         ("unseeded", "two plans for one seed"),
         ("nan", "finite Plan.value"),
         ("rows", "gives root 0 another Plan.value alone"),

@@ -20,8 +20,10 @@ from mbrl_core import (
     Argmax,
     BeamSearch,
     Cost,
+    DepthFirstSearch,
     Event,
     Gumbel,
+    ParticleFilter,
     Plan,
     Planner,
     RandomShooting,
@@ -31,6 +33,7 @@ from mbrl_core import (
     Tree,
     Vote,
     WeightedVote,
+    Widening,
     generator,
 )
 from tests.worlds import (
@@ -54,9 +57,32 @@ PLANNERS: dict[str, Callable[[Answers], Planner]] = {
     ),
     "beam": lambda _: BeamSearch(width=2, expand=3, depth=4),
     "beam_voting": lambda key: BeamSearch(width=4, expand=2, depth=3, reduce=Vote(key)),
+    "dvts": lambda _: BeamSearch(width=4, expand=2, depth=4, groups=2),
+    "dfs": lambda _: DepthFirstSearch(expand=3, depth=4, max_nodes=20),
+    "dfs_pruning": lambda _: DepthFirstSearch(
+        expand=3, depth=4, max_nodes=20, prune_below=0.0, enough=0.75
+    ),
+    "dfs_voting": lambda key: DepthFirstSearch(expand=2, depth=4, max_nodes=20, reduce=Vote(key)),
+    "particle_filter": lambda _: ParticleFilter(particles=6, depth=4, temperature=0.5),
+    "particle_filter_by_need": lambda _: ParticleFilter(
+        particles=6,
+        depth=4,
+        temperature=0.25,
+        weigh="score",
+        resample_at=0.5,
+        resampling="multinomial",
+    ),
+    "particle_filter_voting": lambda key: ParticleFilter(
+        particles=6, depth=4, temperature=0.5, judge="weight", reduce=WeightedVote(key)
+    ),
     "uct": lambda _: MCTS(simulations=20, candidates=3, selection=UCT()),
     "uct_two_candidates": lambda _: MCTS(simulations=20, candidates=2, selection=UCT()),
     "puct": lambda _: MCTS(simulations=20, candidates=3, selection=PUCT()),
+    "puct_leaves": lambda _: MCTS(simulations=20, candidates=3, leaves=3),
+    "puct_widening": lambda _: MCTS(simulations=20, candidates=3, widening=Widening()),
+    "uct_rollouts": lambda _: MCTS(
+        simulations=10, candidates=3, selection=UCT(), rollouts=2, rollout_depth=3
+    ),
     "puct_shallow": lambda _: MCTS(simulations=20, candidates=3, max_depth=2),
     "gumbel": lambda _: MCTS(simulations=20, candidates=3, selection=Gumbel(considered=2)),
     "uct_best_solution": lambda _: MCTS(
@@ -71,6 +97,12 @@ PLANNERS: dict[str, Callable[[Answers], Planner]] = {
     ),
     "step_level_best_of_n": lambda _: RecedingHorizon(
         planner=RandomShooting(samples=4, horizon=2), steps=4
+    ),
+    "step_level_dfs": lambda _: RecedingHorizon(
+        planner=DepthFirstSearch(expand=2, depth=3, max_nodes=6), steps=4
+    ),
+    "step_level_particles": lambda _: RecedingHorizon(
+        planner=ParticleFilter(particles=4, depth=2, temperature=0.5), steps=4
     ),
 }
 
@@ -87,7 +119,8 @@ def actions_as_tensor(actions: list[str | None]) -> Tensor:
 def assert_same(tensors: Any, texts: Any, what: str) -> None:
     """Equality of records, bit by bit; wall time is nobody's promise."""
     if isinstance(tensors, Tensor) and isinstance(texts, list):
-        to_tensor = actions_as_tensor if "action" in what else states_as_tensor
+        of_actions = "action" in what or ".then" in what
+        to_tensor = actions_as_tensor if of_actions else states_as_tensor
         texts = to_tensor(texts)
     if isinstance(tensors, Tensor):
         assert torch.equal(tensors, texts), f"{what}: {tensors} on tensors, {texts} on text"
@@ -127,7 +160,9 @@ def test_tensors_and_text_are_planned_for_identically(
         assert carry is None and text_carry is None
 
 
-@pytest.mark.parametrize("name", ["best_of_n", "beam", "uct", "gumbel"])
+@pytest.mark.parametrize(
+    "name", ["best_of_n", "beam", "dvts", "dfs", "particle_filter", "uct", "gumbel"]
+)
 def test_events_are_identical_too(name: str) -> None:
     heard: tuple[list[Event], list[Event]] = ([], [])
     worlds = ((tensor_garden(), tensor_rows(ROOTS)), (text_garden(), ROOTS))

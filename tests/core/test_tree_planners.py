@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from mbrl_core import (
@@ -19,25 +15,19 @@ from mbrl_core import (
     Argmax,
     BeamSearch,
     Budget,
-    CompletedQ,
     Gumbel,
     Model,
-    NodeStats,
     Plan,
     Planner,
     Proposal,
-    RawQ,
     RecedingHorizon,
     Rng,
     Selection,
-    SiblingsQ,
     Transition,
     Tree,
     Vote,
     generator,
 )
-from mbrl_core.planners.selection import halving_schedule
-from tests.golden import golden_files
 from tests.worlds import (
     DEPTH,
     MOVES,
@@ -203,30 +193,6 @@ def test_with_one_action_the_tree_is_a_chain() -> None:
     assert plan.final == ["aaaaa", "xaaaaa"]
 
 
-def test_gumbel_without_noise_does_not_draw() -> None:
-    planner = MCTS(simulations=20, candidates=3, selection=Gumbel(scale=0.0))
-    level = Level()
-    trees = [
-        tree_of(planner(Model(level, level), [""], rng=generator(seed))[0]) for seed in range(3)
-    ]
-    assert all(torch.equal(tree.parent, trees[0].parent) for tree in trees)
-
-
-def test_gumbel_noise_is_standard() -> None:
-    noise = Gumbel().noise(torch.zeros(200, 100), generator(0))
-    assert bool(torch.isfinite(noise).all())
-    assert noise.mean().item() == pytest.approx(0.5772, abs=0.03)
-    assert noise.var().item() == pytest.approx(1.6449, abs=0.06)
-
-
-def test_gumbel_with_noise_samples_the_prior() -> None:
-    # One simulation takes argmax(g + logit): a sample from softmax(logits).
-    logits = torch.tensor([0.0, 1.0, 2.0])
-    noise = Gumbel().noise(logits.expand(20_000, 3), generator(0))
-    share = torch.bincount((noise + logits).argmax(1), minlength=3) / 20_000
-    torch.testing.assert_close(share, logits.softmax(0), atol=0.015, rtol=0)
-
-
 def test_max_depth_is_not_passed() -> None:
     planner = MCTS(simulations=40, candidates=3, max_depth=2)
     tree = tree_of(planner(text_garden(), ROOTS, rng=generator(0))[0])
@@ -353,167 +319,3 @@ def test_step_level_search_stays_inside_its_budget() -> None:
                 continue
             spent = plan.cost.calls if unit == "calls" else int(plan.cost.steps.max())
             assert spent <= limit
-
-
-# Selection rules
-
-
-def stats(logits: list[float], visits: list[int], q: list[float], value: float) -> NodeStats:
-    number = torch.tensor([visits])
-    return NodeStats(
-        logits=torch.tensor([logits]),
-        visits=number,
-        q=torch.tensor([q]),
-        value=torch.tensor([value]),
-        raw_value=torch.tensor([value]),
-        node_visits=number.sum(1) + 1,
-    )
-
-
-def test_uct_is_its_published_formula() -> None:
-    node = stats([0.0, 0.0, 0.0], [4, 1, 0], [0.5, 0.25, 0.0], 0.0)
-    score = UCT(exploration=2.0).inner(node)[0]
-    log = torch.tensor(5.0).log()
-    expected = torch.stack([0.5 + 2 * (log / 4).sqrt(), 0.25 + 2 * log.sqrt()])
-    torch.testing.assert_close(score[:2], expected)
-    assert score[2] == torch.inf, "every candidate is tried once first"
-
-
-def test_puct_is_its_published_formula() -> None:
-    # torchrl's case: w/n + c p sqrt(N) / (1 + n), with c = 5 and N = 50.
-    q = [10 / 15, 5 / 10, 20 / 25]
-    node = stats(torch.tensor([0.4, 0.3, 0.3]).log().tolist(), [15, 10, 25], q, 0.0)
-    score = PUCT(c_init=5.0, c_base=1e9, q=RawQ()).inner(
-        node._replace(node_visits=torch.tensor([50]))
-    )
-    expected = torch.tensor([[1.550550143149851, 1.4642365197998375, 1.207946219915316]])
-    torch.testing.assert_close(score, expected, atol=1e-5, rtol=0)
-
-
-@given(shift=st.floats(-8, 8), scale=st.floats(0.1, 8))
-@settings(max_examples=10, deadline=None)
-def test_siblings_q_forgets_shift_and_scale(shift: float, scale: float) -> None:
-    node = stats([0.0] * 3, [2, 1, 0], [0.5, -0.25, 0.0], 0.1)
-    moved = node._replace(q=node.q * scale + shift, value=node.value * scale + shift)
-    torch.testing.assert_close(SiblingsQ()(node), SiblingsQ()(moved), atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("selection", [UCT(), PUCT(), Gumbel(scale=0.0)])
-def test_an_empty_slot_is_never_selected(selection: Selection) -> None:
-    node = stats([0.0, -torch.inf, 1.0], [1, 0, 1], [0.5, 9.0, 0.25], 0.0)
-    noise = selection.noise(node.logits, generator(0))
-    scores = [
-        selection.inner(node),
-        selection.root(node, noise, 2, 8),
-        selection.decide(node, noise),
-    ]
-    assert all(score[0, 1] == -torch.inf for score in scores)
-
-
-# Cases published with the mctx library
-
-UNIT_CASES = golden_files("mctx_unit_cases.json")
-
-
-def number(x: float | str) -> float:
-    return float(x)
-
-
-@pytest.mark.parametrize("file", UNIT_CASES)
-def test_halving_schedules_are_those_published(file: Path) -> None:
-    for case in json.loads(file.read_text())["seq_halving"]["cases"]:
-        assert list(halving_schedule(case["max_considered"], case["sims"])) == case["expected"]
-
-
-@pytest.mark.parametrize("file", UNIT_CASES)
-def test_the_mixed_value_is_that_published(file: Path) -> None:
-    for case in json.loads(file.read_text())["mixed_value"]["cases"]:
-        logits = [number(x) for x in case["prior_logits"]]
-        node = stats(logits, case["visit_counts"], case["qvalues"], case["raw_value"])
-        completed = CompletedQ(value_scale=1.0, visit_offset=0.0, rescale=False)
-        most = max(case["visit_counts"])
-        # Slot 0 is unvisited, so its completed Q is the mixed value, here times the most visits.
-        if most:
-            assert completed(node)[0, 0].item() / most == pytest.approx(case["expected"], abs=1e-5)
-        else:
-            level = CompletedQ(value_scale=1.0, visit_offset=1.0, rescale=False)
-            assert level(node)[0].tolist() == pytest.approx([case["expected"]] * 4)
-
-
-class Bandit:
-    """Rewards by action, the same at every node; what follows a step counts for `discount`."""
-
-    def __init__(self, rewards: list[float], logits: list[float], root_value: float) -> None:
-        self.rewards = torch.tensor(rewards, dtype=torch.float32)
-        self.logits = torch.tensor(logits, dtype=torch.float32)
-        self.root_value = root_value
-
-    def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
-        # mctx searches on below a discount of 0; here 0 means ended, so it is all but 0.
-        discount = torch.full((len(state),), 1e-12)
-        return Transition(torch.ones_like(state), self.rewards[action], discount)
-
-    def propose(self, state: Tensor, num: int, *, rng: Rng) -> Proposal:
-        at_root = (state[:, 0] == 0).unsqueeze(1)
-        logits = torch.where(at_root, self.logits, torch.zeros(4))
-        return Proposal(torch.arange(4).repeat(len(state)), logits)
-
-    def value(self, state: Tensor) -> Tensor:
-        return torch.where(state[:, 0] == 0, self.root_value, 0.0)
-
-    def visits(self, planner: MCTS) -> tuple[Plan, list[int]]:
-        """The plan and how often each action was tried at the root."""
-        plan, _ = planner(Model(self, self, self), torch.zeros(1, 1), rng=generator(0))
-        tree = tree_of(plan)
-        below = tree.parent[0] == 0
-        tried = torch.zeros(4, dtype=torch.int64)
-        return plan, tried.index_copy(0, tree.slot[0][below], tree.visits[0][below]).tolist()
-
-
-def masked(logits: list[float], invalid: list[int]) -> list[float]:
-    return [-torch.inf if bad else x for x, bad in zip(logits, invalid, strict=True)]
-
-
-@pytest.mark.parametrize("file", UNIT_CASES)
-def test_one_simulation_of_muzero_is_that_published(file: Path) -> None:
-    case = json.loads(file.read_text())["muzero_one_sim"]
-    logits = masked(case["prior_logits"], case["invalid"])
-    plan, visits = Bandit(case["rewards"], logits, case["root_value"]).visits(
-        MCTS(simulations=1, candidates=4)
-    )
-    assert plan.action.item() == case["expected"]["action"]
-    assert visits == case["expected"]["action_weights"]
-
-
-@pytest.mark.parametrize("file", UNIT_CASES)
-def test_the_gumbel_bandit_is_that_published(file: Path) -> None:
-    record = json.loads(file.read_text())["gumbel_bandit"]
-    options = record["settings"]
-
-    class Given(Gumbel):
-        """Gumbel search with the numbers that the published test drew."""
-
-        def noise(self, logits: Tensor, rng: Rng) -> Tensor:
-            drawn = torch.tensor([record["gumbel_jax_prngkey0"]])
-            return torch.where(logits > -torch.inf, drawn, -torch.inf)
-
-    selection = Given(
-        considered=options["max_num_considered_actions"],
-        q=CompletedQ(options["value_scale"], options["maxvisit_init"], options["rescale_values"]),
-    )
-    planner = MCTS(
-        simulations=options["num_simulations"],
-        candidates=4,
-        selection=selection,
-        max_depth=options["max_depth"],
-    )
-    for case in record["cases"]:
-        logits = masked(record["prior_logits"], case["invalid"])
-        plan, visits = Bandit(record["rewards"], logits, record["root_value"]).visits(planner)
-        assert plan.action.item() == case["expected"]["action"]
-        assert visits == case["expected"]["visit_counts"]
-        if deepest := case["expected"].get("deepest_leaf"):
-            tree = tree_of(plan)
-            bottom = tree.depth[0] == tree.depth[0].max()
-            assert tree.depth[0].max() == deepest["depth"]
-            assert tree.visits[0][bottom].max() == deepest["node_visits"]

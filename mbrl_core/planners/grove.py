@@ -1,0 +1,353 @@
+"""The trees of one search together with the model's rows at their nodes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbrl_core import rows
+from mbrl_core.planners.compiled import loops_for
+from mbrl_core.planners.game import Game
+from mbrl_core.planners.memory import Memory, Subtree, branch, go_on, searchable
+from mbrl_core.planners.selection import Search
+from mbrl_core.planners.tree import NONE, OPEN, edge_type, node_type
+from mbrl_core.types import Rng, RootPolicy, Rows, Transition, Tree
+from mbrl_core.world import World
+
+
+class Rollouts(NamedTuple):
+    """Leaves are worth the mean return of `samples` futures of at most `depth` policy steps."""
+
+    samples: int
+    depth: int
+
+    @property
+    def steps(self) -> int:
+        """Model steps, and candidates drawn, that one leaf may take."""
+        return self.samples * self.depth
+
+    def value(self, world: World, state: Rows, roots: Tensor) -> Tensor:
+        """Values [R] of R states that belong to `roots` [R]; a future cut at `depth` counts the
+        model's value where there is one."""
+        state, roots = rows.repeat(state, self.samples), roots.repeat_interleave(self.samples)
+        index = torch.arange(len(roots), device=world.device)
+        total = torch.zeros(len(roots), dtype=world.dtype, device=world.device)
+        weight = torch.ones_like(total)
+        for _ in range(self.depth):
+            moved = world.step_some(state, world.propose(state, 1, roots).actions, roots)
+            total[index] += weight * moved.reward
+            going = (moved.discount != 0).nonzero().squeeze(1)
+            weight = (weight * moved.discount)[going]
+            index, roots = index[going], roots[going.to(roots.device)]
+            state = rows.take(moved.state, going)
+            if len(going) == 0:
+                break
+        total[index] += weight * world.value(state, roots)
+        return total.view(-1, self.samples).mean(1)
+
+
+class Grove:
+    """B trees. Their tables lie in host memory, the rows of states and actions where the model has
+    them: a round of simulations exchanges its indices for priors, rewards, discounts and values
+    once."""
+
+    def __init__(
+        self,
+        world: World,
+        state: Rows,
+        search: Search,
+        *,
+        candidates: int,
+        leaves: int = 1,
+        rollouts: Rollouts | None = None,
+        memory: Memory | None = None,
+    ) -> None:
+        self.world, self.search, self.rollouts = world, search, rollouts
+        self.candidates, self.leaves = candidates, leaves
+        self.loops = loops_for(search.selection)
+        self.dtype = torch.float64 if world.dtype == torch.float64 else torch.float32
+        self.real: Any = np.float64 if world.dtype == torch.float64 else np.float32
+        known = self._recall(memory, state)
+        room = max((len(tree.nodes) for tree in known if tree is not None), default=1)
+        self.capacity = room + search.simulations
+        shape = (world.roots, self.capacity)
+        self.nodes = np.zeros(shape, node_type(self.real))
+        self.edges = np.zeros((*shape, candidates), edge_type(self.real))
+        self.nodes["parent"] = self.nodes["slot"] = NONE
+        self.nodes["discount"] = 1
+        self.size = np.ones(world.roots, np.int64)
+        self.begun = np.zeros(world.roots, np.int64)
+        self.noise = np.zeros((world.roots, candidates), self.real)
+        self.options: Rows = None  # B*M*K rows: the candidates of every node
+        self.actions: Rows = None  # B*M rows: the action that led to each node
+        everyone = torch.arange(world.roots) * self.capacity
+        self.states = rows.put(None, everyone, state, size=world.roots * self.capacity)
+        self._buffers(world.roots * leaves)
+        self._plant(known, state)
+
+    def _buffers(self, most: int) -> None:
+        """What the loops write in a round of at most `most` leaves, and the same as tensors."""
+        self._leaf, self._moves = np.zeros((4, most), np.int64), np.zeros((4, most), np.int64)
+        self._ask = np.zeros(most, np.int64)
+        self._place = np.zeros(most * self.candidates, np.int64)
+        self._asked_rows, self._places = torch.from_numpy(self._ask), torch.from_numpy(self._place)
+        self._moved_rows = torch.from_numpy(self._moves).unbind()
+        self._most, self._nothing = most, np.zeros((0, 1), self.real)
+        self._certain = np.zeros(0, np.bool_)
+        self._found = 0
+
+    # Roots
+
+    def _plant(self, known: list[Subtree | None], state: Rows) -> None:
+        """Make the roots: new ones, and those of the trees that go on."""
+        value = np.zeros(self.world.roots, self.real)
+        fresh = torch.tensor([b for b, tree in enumerate(known) if tree is None])
+        if len(fresh):
+            found = self._evaluate(rows.take(state, fresh), fresh, first=True)
+            value[fresh.numpy()] = self._host(found)
+        self.loops.start(self.nodes, value)
+        for b, tree in enumerate(known):
+            if tree is not None:
+                self._replant(b, tree)
+
+    def _replant(self, b: int, tree: Subtree) -> None:
+        number = len(tree.nodes)
+        self.nodes[b, :number] = tree.nodes.numpy().view(self.nodes.dtype)[:, 0]
+        self.edges[b, :number] = tree.edges.numpy().view(self.edges.dtype)
+        self.size[b] = number
+        row = b * self.capacity + torch.arange(number)
+        place = (row.unsqueeze(1) * self.candidates + torch.arange(self.candidates)).flatten()
+        total = self.nodes.size
+        self.states = rows.put(self.states, row, tree.states, size=total)
+        self.actions = rows.put(self.actions, row, tree.actions, size=total)
+        self.options = rows.put(self.options, place, tree.options, size=total * self.candidates)
+
+    def ask_roots(self) -> None:
+        """Get the roots' candidates, where they are not known from an earlier search."""
+        unknown = (self.nodes["asked"][:, 0] != OPEN).nonzero()[0]
+        self._ask[: len(unknown)] = unknown * self.capacity
+        if len(unknown):
+            self._answer(np.zeros_like(self.begun), 0, len(unknown))
+
+    def draw_noise(self, rng: Rng) -> None:
+        """Draw the noise of this search at the roots."""
+        asked = self.nodes["asked"][:, :1] == OPEN
+        logits = np.where(asked, self.edges["logit"][:, 0], self.real(-np.inf))
+        noise = self.search.selection.noise(torch.from_numpy(logits), rng)
+        self.noise = np.ascontiguousarray(self._host(noise))
+
+    def waiting(self) -> np.ndarray:
+        """Which roots [B] have candidates and no other node."""
+        return (self.nodes["asked"][:, 0] == OPEN) & (self.size == 1)
+
+    # A round of simulations: select, expand, back up
+
+    def simulate(self, most: np.ndarray) -> bool:
+        """Run at most `most` [B] further simulations in each tree at once; whether any was due."""
+        found, asks, made = self._walk(most, 0, 0, self._nothing, self._certain)
+        if asks:
+            found, asks, made = self._answer(most, found, asks)
+        moved = self._expand(made) if made else [self._nothing[:, 0]] * 3
+        self.loops.grow(self.nodes, self.edges, self._leaf, found, *moved)
+        self._found = found
+        return bool(found)
+
+    def _walk(
+        self, most: np.ndarray, found: int, asks: int, log_prior: np.ndarray, chance: np.ndarray
+    ) -> tuple[int, int, int]:
+        return self.loops.walk(
+            *(self.search, self.nodes, self.edges, self.noise, self.begun, self.size, most, found),
+            *(self._leaf, asks, self._ask, log_prior, chance, self._place, self._moves),
+        )
+
+    def _answer(self, most: np.ndarray, found: int, asks: int) -> tuple[int, int, int]:
+        """Ask the policy for the candidates of `asks` nodes and walk on."""
+        row, roots = self._asked_rows, None
+        if asks < self._most:
+            row = row[:asks]
+            roots = row // self.capacity
+        proposal = self.world.propose(rows.take(self.states, row), self.candidates, roots)
+        log_prior, chance = self._host(proposal.log_prior), self._certain
+        if proposal.chance is not None:
+            chance = proposal.chance.to("cpu", torch.bool).contiguous().numpy()
+            if chance.shape != (asks,):
+                raise ValueError(
+                    f"Policy.propose must return chance [{asks}], not {list(chance.shape)}"
+                )
+        walked = self._walk(most, found, asks, log_prior, chance)
+        place = self._places
+        if log_prior.size < self._place.size:
+            place = place[: log_prior.size]
+        self.options = rows.put(self.options, place, proposal.actions, size=self.edges.size)
+        return walked
+
+    def play(self, game: Game, most: np.ndarray) -> None:
+        """As `simulate` until nothing is due, on a model that is a compiled game."""
+        if self.options is None:
+            self.options = torch.zeros(self.edges.size, dtype=torch.int64)
+        if self.actions is None:
+            self.actions = torch.zeros(self.nodes.size, dtype=torch.int64)
+        spent = np.zeros((3, self.world.roots), np.int64)
+        calls = game.loops.run(
+            *(game.rules, game.actions, self.search, self.nodes, self.edges, self.noise),
+            *(self.begun, self.size, most, self._leaf, self._ask, self._place, self._moves),
+            *(self.states.numpy(), self.actions.numpy(), self.options.numpy(), spent),
+        )
+        steps, proposals, values = torch.from_numpy(spent)
+        self.world.spend(calls, steps=steps, proposals=proposals, values=values)
+
+    def reached(self) -> dict[str, Tensor]:
+        """The roots [n] and leaves [n] of the last round; leaf -1 where the new node proved
+        broken."""
+        roots, _, _, leaf = torch.tensor(self._leaf[:, : self._found])
+        return {"roots": roots, "leaf": leaf}
+
+    def _expand(self, made: int) -> list[np.ndarray]:
+        """Step the model along the chosen edges: rewards, discounts and values [made]."""
+        all_of_each = made == self._most
+        moves = self._moved_rows if all_of_each else [x[:made] for x in self._moved_rows]
+        roots, row, option, new = moves
+        everyone = None if all_of_each else roots
+        action = rows.take(self.options, option)
+        moved = self.world.step_some(rows.take(self.states, row), action, everyone)
+        self.states = rows.put(self.states, new, moved.state, size=self.nodes.size)
+        self.actions = rows.put(self.actions, new, action, size=self.nodes.size)
+        reward, discount = self._host(moved.reward), self._host(moved.discount)
+        return [reward, discount, self._values(moved, discount, roots, everyone)]
+
+    def _values(
+        self, moved: Transition, discount: np.ndarray, roots: Tensor, everyone: Tensor | None
+    ) -> np.ndarray:
+        """Values of the new nodes; 0 where the episode ended."""
+        if self.rollouts is not None:
+            everyone = roots
+        if np.count_nonzero(discount) == discount.size:
+            return self._host(self._evaluate(moved.state, everyone))
+        value = np.zeros_like(discount)
+        going = discount.nonzero()[0]
+        if len(going):
+            index = torch.from_numpy(going)
+            found = self._evaluate(rows.take(moved.state, index), roots[index])
+            value[going] = self._host(found)
+        return value
+
+    def _evaluate(self, state: Rows, roots: Tensor | None, first: bool = False) -> Tensor:
+        if self.rollouts is None:
+            return self.world.value(state, roots)
+        assert roots is not None
+        if first and not self._rollouts_fit():
+            return torch.zeros(len(roots))
+        return self.rollouts.value(self.world, state, roots)
+
+    def _rollouts_fit(self) -> bool:
+        """Whether the budget allows to evaluate the roots by rollouts."""
+        assert self.rollouts is not None
+        steps, world = self.rollouts.steps, self.world
+        fits = bool(world.within_budget(steps=steps, proposals=steps).all())
+        return fits and world.calls_left(2 * self.rollouts.depth + 1)
+
+    def _host(self, x: Tensor) -> np.ndarray:
+        """Numbers as the loops take them."""
+        if x.dtype != self.dtype or not x.is_cpu or x.requires_grad:
+            x = x.detach().to("cpu", self.dtype)
+        return x.contiguous().numpy()
+
+    # What was found
+
+    def conclude(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of the roots' candidates for the final choice, -inf where untried, and the
+        weights that the search recommends; [B, K] each."""
+        final = np.zeros((self.world.roots, self.candidates))
+        weights = np.zeros_like(final)
+        self.loops.conclude(self.search, self.nodes, self.edges, self.noise, final, weights)
+        return final, weights
+
+    def principal(self, slot: np.ndarray) -> np.ndarray:
+        """The last nodes [B] of the principal variations that begin with candidate `slot` [B]."""
+        last = np.zeros(self.world.roots, np.int64)
+        self.loops.principal(self.nodes, self.edges, slot, last)
+        return last
+
+    def first_steps(self, node: np.ndarray) -> Tensor:
+        """The rows [B] of the roots' children on the way to `node` [B]."""
+        first = np.zeros(self.world.roots, np.int64)
+        self.loops.first_steps(self.nodes, node, first)
+        return self.flat(first)
+
+    def flat(self, node: np.ndarray) -> Tensor:
+        """The rows [B] of one node of each tree."""
+        return torch.from_numpy(np.arange(len(node)) * self.capacity + node)
+
+    def finished(self) -> Tensor:
+        """[B, M] returns of the paths to ended nodes; -inf for all other nodes and for the
+        broken."""
+        score = self.nodes["earned"] + self.nodes["weight"] * self.nodes["raw_value"]
+        made = np.arange(self.capacity) < self.size[:, None]
+        usable = made & self.nodes["ended"] & np.isfinite(score)
+        return torch.from_numpy(np.where(usable, score, self.real(-np.inf)))
+
+    def tree(self, weights: np.ndarray) -> Tree:
+        """The trees as a record; `weights` [B, K] are the recommended policy."""
+        used = int(self.size.max())
+
+        def table(name: str) -> Tensor:
+            kept = self.nodes[name][:, :used]
+            kind = np.int64 if np.issubdtype(kept.dtype, np.integer) else self.real
+            return torch.from_numpy(kept.astype(kind))
+
+        row = (np.arange(self.world.roots)[:, None] * self.capacity + np.arange(used)).ravel()
+        kept = torch.from_numpy(row)
+        return Tree(
+            size=torch.from_numpy(self.size),
+            states=rows.take(self.states, kept),
+            actions=rows.take(self.actions, kept),
+            root=self._root_policy(weights),
+            **{name: table(name) for name in _TABLES},
+        )
+
+    def _root_policy(self, weights: np.ndarray) -> RootPolicy:
+        number = torch.arange(self.candidates)
+        start = torch.arange(self.world.roots).unsqueeze(1) * self.capacity * self.candidates
+        root = self.edges[:, 0]
+        return RootPolicy(
+            actions=rows.take(self.options, (start + number).flatten()),
+            weights=torch.from_numpy(weights.astype(self.real)),
+            logits=torch.from_numpy(root["logit"].copy()),
+            visits=torch.from_numpy(root["visits"].astype(np.int64)),
+            q=torch.from_numpy(root["q"].copy()),
+        )
+
+    # Going on in the same tree
+
+    def remember(self, child: Tensor) -> Memory:
+        """What lies below the rows `child` [B], for the searches of the next moves."""
+        start = (torch.arange(self.world.roots) * self.capacity).tolist()
+        kept: list[Subtree | None] = []
+        for b, row in enumerate(child.tolist()):
+            top, nodes = row - start[b], self.nodes[b, : self.size[b]]
+            usable = 0 < top < len(nodes) and searchable(nodes[top])
+            rest = (self.edges[b], self.states, self.actions, self.options, start[b])
+            kept.append(branch(self.loops.cut, top, nodes, *rest) if usable else None)
+        return Memory(kept)
+
+    def _recall(self, memory: Memory | None, state: Rows) -> list[Subtree | None]:
+        """The remembered trees, from the states that were reached."""
+        roots = self.world.roots
+        if memory is None:
+            return [None] * roots
+        if len(memory.trees) != roots:
+            raise ValueError(
+                f"MCTS was given a carry of {len(memory.trees)} roots for {roots} root states"
+            )
+        kinds = (self.loops.cut, node_type(self.real), edge_type(self.real), self.candidates)
+        reached = (rows.take(state, torch.tensor([b])) for b in range(roots))
+        return [
+            None if tree is None else go_on(tree, now, *kinds)
+            for tree, now in zip(memory.trees, reached, strict=True)
+        ]
+
+
+_TABLES = set(Tree._fields) - {"size", "states", "actions", "root"}
