@@ -68,7 +68,7 @@ def _peers(full: bool) -> Iterator[Cell]:
 
 def _trees(full: bool) -> Iterator[Cell]:
     """Tree search against mctx."""
-    for world in ("table", "network"):
+    for world in ("table", "rules", "network"):
         for actions in (4, 18, 82) if full else (4, 18):
             for simulations in (50, 200, 800) if full else (50,):
                 for roots in (1, 32, 256) if full else (1, 32):

@@ -100,7 +100,9 @@ def _peers(records: Sequence[Record]) -> Section:
 def _trees(records: Sequence[Record]) -> Section:
     text = (
         "Above 1: ours does more simulations a second. Both search the same game without noise;\n"
-        "the last column is the share of roots for which they choose the same action."
+        "the last column is the share of roots for which they choose the same action. mctx\n"
+        "compiles its model with the search. Ours calls a `table` or `network` as it calls any\n"
+        "model, through PyTorch; `rules` is the same table as a `Game`, compiled with the search."
     )
     names = ["selection", "world", "actions", "simulations", "roots"]
     columns = [*names, "ours, sims/s", "mctx, sims/s", "ours / mctx"]
@@ -111,17 +113,18 @@ def _trees(records: Sequence[Record]) -> Section:
         speeds = [round(number / spent["median"]) for spent in record["spent"]]
         row = [*(settings[name] for name in names), *speeds, _speedup(record)]
         rows.append([*row, record["prepared"][1], _percent(record["found"])])
-    groups = [(str(roots), group) for (roots,), group in _by(records, _roots)]
+    groups = [(f"{roots} roots", group) for (roots,), group in _by(records, _roots)]
+    groups += [(world, group) for (world,), group in _by(records, _world)]
     means = [
-        [roots, len(group), geometric_mean([_speedup(r) for r in group])]
-        for roots, group in [*groups, ("all", list(records))]
+        [name, len(group), geometric_mean([_speedup(r) for r in group])]
+        for name, group in [*groups, ("all", list(records))]
     ]
     return Section(
         "Against mctx: trees",
         text,
         tables=[
             Table([*columns, "mctx compiles, s", "same action"], rows),
-            Table(["roots", "cells", "ours / mctx, geometric mean"], means),
+            Table(["cells with", "number", "ours / mctx, geometric mean"], means),
         ],
     )
 
@@ -210,6 +213,10 @@ def _speedup(record: Record) -> float:
 
 def _roots(record: Record) -> tuple[int]:
     return (record["settings"]["roots"],)
+
+
+def _world(record: Record) -> tuple[str]:
+    return (record["settings"]["world"],)
 
 
 def _percent(share: float | None) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from evals.bench import numbers
 from evals.bench.numbers import ACTION, GAMMA, STATE
-from mbrl_core import Box, Discrete, Model, Proposal, Rng, Transition, draws
+from mbrl_core import Box, Discrete, Game, Model, Proposal, Rng, Rows, Transition, draws
 
 HEADS = 5  # of the ensemble of values, of which `LatentWorld` averages 2
 
@@ -139,6 +139,29 @@ class TableWorld:
         return self.values[state]
 
 
+class TableRules(NamedTuple):
+    """The tabular game as rules that are compiled with the search: states [R, 1]."""
+
+    next: numbers.Array
+    reward: numbers.Array
+    logits: numbers.Array
+    values: numbers.Array
+
+    def advance(self, state: Any, action: int, after: Any) -> tuple[float, float]:
+        """See `Rules`."""
+        after[0] = self.next[state[0], action]
+        return self.reward[state[0], action], GAMMA
+
+    def prior(self, state: Any, out: Any) -> None:
+        """See `Rules`."""
+        for k in range(len(out)):
+            out[k] = self.logits[state[0], k]
+
+    def worth(self, state: Any) -> float:
+        """See `Rules`."""
+        return self.values[state[0]]
+
+
 def network(layers: numbers.Layers) -> nn.Sequential:
     """The network of these layers, with SiLU between them, not to be trained."""
     parts: list[nn.Module] = []
@@ -165,6 +188,13 @@ def control_model(world: ControlWorld) -> Model:
     return Model(world, agent, agent, Box(-torch.ones(ACTION), torch.ones(ACTION)))
 
 
-def game_model(world: GameWorld | TableWorld, actions: int) -> Model:
-    """A game as planners take it."""
-    return Model(world, world, world, Discrete(actions))
+def search_problem(
+    world: str, actions: int, roots: int, *, width: int = 0, seconds: float = 0.0
+) -> tuple[Model, Rows]:
+    """A game as planners take it and its first states [B]: a `network`, a `table`, or the same
+    table as `rules`."""
+    if world == "rules":
+        game = Game(TableRules(*numbers.table(actions)), actions, terminates=False)
+        return game.model, torch.from_numpy(numbers.places(roots)).unsqueeze(1)
+    called = GameWorld(actions, width) if world == "network" else TableWorld(actions, seconds)
+    return Model(called, called, called, Discrete(actions)), called.root(roots)

@@ -151,13 +151,22 @@ def test_bare_calls_are_those_of_the_search(world, monkeypatch):
     [
         (worlds.control_model(worlds.ControlWorld(4)), torch.zeros(2, numbers.STATE)),
         (worlds.control_model(worlds.LatentWorld(4)), torch.zeros(2, numbers.STATE)),
-        (worlds.game_model(worlds.TableWorld(3), 3), worlds.TableWorld(3).root(2)),
-        (worlds.game_model(worlds.GameWorld(3, 4), 3), worlds.GameWorld(3, 4).root(2)),
+        worlds.search_problem("table", 3, 2),
+        worlds.search_problem("rules", 3, 2),
+        worlds.search_problem("network", 3, 2, width=4),
     ],
-    ids=["control", "latent", "table", "network"],
+    ids=["control", "latent", "table", "rules", "network"],
 )
 def test_the_models_keep_the_contract(world, state):
     check_model(world, state)
+
+
+def test_rules_and_table_are_the_same_game():
+    found = [
+        ours.prepare(GAME | {"world": world, "simulations": 40}).run()[0]
+        for world in ("table", "rules")
+    ]
+    assert found[0].action.equal(found[1].action) and found[0].value.equal(found[1].value)
 
 
 def test_networks_are_the_numbers_they_are_made_of():

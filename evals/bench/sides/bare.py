@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from evals.bench import numbers, worlds
-from evals.bench.sides.ours import game_world
+from evals.bench.sides.ours import game_problem
 from evals.bench.worker import Job, serve
-from mbrl_core import generator, rows
+from mbrl_core import Model, Rows, generator, rows
 
 RNG = generator(0)  # which the models of the benchmark never draw from
 
@@ -20,9 +20,8 @@ RNG = generator(0)  # which the models of the benchmark never draw from
 def prepare(settings: Mapping[str, Any]) -> Job:
     """The calls that the cell's planner makes, at its batch shape."""
     if settings["planner"] == "MCTS":
-        game = game_world(settings)
-        root = game.root(settings["roots"])
-        return Job(partial(_simulate, game, root, settings["actions"], settings["simulations"]))
+        model, root = game_problem(settings)
+        return Job(partial(_simulate, model, root, settings["actions"], settings["simulations"]))
     world = worlds.ControlWorld(settings["width"])
     state = torch.from_numpy(numbers.states(settings["roots"]))
     start = state.repeat_interleave(settings["samples"], 0)
@@ -41,15 +40,14 @@ def _roll(
 
 
 @torch.no_grad()
-def _simulate(
-    world: worlds.GameWorld | worlds.TableWorld, root: Any, actions: int, simulations: int
-) -> None:
+def _simulate(model: Model, root: Rows, actions: int, simulations: int) -> None:
     """One step, proposal and value of every root's new node per simulation."""
+    assert model.policy is not None and model.value is not None
     state, action = root, torch.zeros(rows.count(root), dtype=torch.int64)
     for _ in range(simulations):
-        world.propose(state, actions, rng=RNG)
-        state = world.step(state, action, rng=RNG).state
-        world.value(state)
+        model.policy.propose(state, actions, rng=RNG)
+        state = model.dynamics.step(state, action, rng=RNG).state
+        model.value.value(state)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from mbrl_core import (
     Model,
     Plan,
     Planner,
+    Rows,
     Selection,
     generator,
 )
@@ -48,15 +49,12 @@ def _trajectories(settings: Mapping[str, Any]) -> Job:
 
 
 def _search(settings: Mapping[str, Any]) -> Job:
-    actions = settings["actions"]
-    world = game_world(settings)
     planner = MCTS(
         simulations=settings["simulations"],
-        candidates=actions,
+        candidates=settings["actions"],
         selection=SELECTIONS[settings["selection"]],
     )
-    state = world.root(settings["roots"])
-    model = worlds.game_model(world, actions)
+    model, state = game_problem(settings)
     return Job(partial(_plan, planner, model, state), lambda found: found[0].action.tolist())
 
 
@@ -73,11 +71,10 @@ def control_planner(settings: Mapping[str, Any]) -> Planner:
     raise ValueError(f"no planner {settings['planner']!r}")
 
 
-def game_world(settings: Mapping[str, Any]) -> worlds.GameWorld | worlds.TableWorld:
-    """The game of a search cell."""
-    if settings["world"] == "network":
-        return worlds.GameWorld(settings["actions"], settings["width"])
-    return worlds.TableWorld(settings["actions"], settings.get("seconds", 0.0))
+def game_problem(settings: Mapping[str, Any]) -> tuple[Model, Rows]:
+    """The game of a search cell and its first states."""
+    more = {name: settings[name] for name in ("width", "seconds") if name in settings}
+    return worlds.search_problem(settings["world"], settings["actions"], settings["roots"], **more)
 
 
 def _plan(planner: Planner, model: Model, state: Any) -> tuple[Plan, Carry]:
