@@ -4,7 +4,9 @@ from torch import Tensor
 
 from mbrl_core.chunks import Chunked, in_chunks
 from mbrl_core.draws import generator
+from mbrl_core.dyna import DynaQ
 from mbrl_core.export import to_networkx
+from mbrl_core.hybrid import Residual, ResidualNet, fit_residual
 from mbrl_core.planners.beam import BeamSearch
 from mbrl_core.planners.categorical import CategoricalCEM
 from mbrl_core.planners.dfs import DepthFirstSearch
@@ -40,6 +42,7 @@ from mbrl_core.policies import (
 )
 from mbrl_core.reducers import Argmax, Reducer, Vote, WeightedVote
 from mbrl_core.repeat import ActionRepeat, repeat_actions
+from mbrl_core.returns import advantages, lambda_returns, n_step_returns
 from mbrl_core.types import (
     Box,
     Budget,
@@ -77,6 +80,13 @@ from mbrl_core.uncertainty import (
 from mbrl_core.viewer import save_html
 
 __all__ = [
+    "advantages",
+    "n_step_returns",
+    "lambda_returns",
+    "fit_residual",
+    "ResidualNet",
+    "Residual",
+    "DynaQ",
     "CEM",
     "ICEM",
     "MCTS",

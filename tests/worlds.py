@@ -6,18 +6,33 @@ of a power of two, so sums are exact in any order and two searches can be compar
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+import mbrl_core
 from mbrl_core import Box, Discrete, Model, Proposal, Rng, Tokens, Transition, draws
 
 GATES = ("start", "gate", "wall")
 MOVES = ("left", "right", "stop")
 DEPTH = 4
 GAMMA = 0.875
+
+
+def exported_planners() -> set[type]:
+    """The planner classes of the public interface."""
+    public = (getattr(mbrl_core, name) for name in mbrl_core.__all__)
+    settings = {"model", "state", "carry"}
+    return {
+        kind
+        for kind in public
+        if isinstance(kind, type)
+        and kind.__module__.startswith("mbrl_core.planners.")
+        and settings <= set(inspect.signature(kind.__call__).parameters)
+    }
 
 
 class TensorGarden:

@@ -39,6 +39,7 @@ from mbrl_core import (
     generator,
 )
 from mbrl_core.testing import check_model, check_planner
+from tests.worlds import exported_planners
 
 POLICY: dict[str, Planner] = {  # needs a policy
     "best_of_n": RandomShooting(samples=4, horizon=3),
@@ -138,3 +139,8 @@ def test_model_keeps_its_contract(world: str) -> None:
 )
 def test_planner_keeps_its_contract(world: str, name: str) -> None:
     check_planner(PLANNERS[world][name], *WORLDS[world])
+
+
+def test_every_planner_is_here() -> None:
+    made = {type(planner) for planners in PLANNERS.values() for planner in planners.values()}
+    assert made == exported_planners()

@@ -53,6 +53,7 @@ from mbrl_core.testing import check_model, check_planner
 from tests.worlds import (
     TensorGarden,
     double_rewards,
+    exported_planners,
     glider,
     gusty_glider,
     metered_garden,
@@ -199,6 +200,11 @@ def test_model_keeps_its_contract(world: str) -> None:
 )
 def test_planner_keeps_its_contract(world: str, planner: Planner) -> None:
     check_planner(planner, *WORLDS[world])
+
+
+def test_every_planner_is_here() -> None:
+    assert {type(planner) for _, _, planner in PAIRS} == exported_planners()
+    assert {CEM, MCTS, RecedingHorizon} < exported_planners()
 
 
 @pytest.mark.parametrize(
