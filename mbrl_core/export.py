@@ -135,23 +135,33 @@ def _chosen_node(
 ) -> int:
     """The node in which the plan ends, or the last of the most visited path."""
 
+    children: dict[int, list[int]] = {}
+    for node, parent in enumerate(columns["parent"]):
+        children.setdefault(parent, []).append(node)
+
     def rank(node: int) -> tuple[float, float]:
         score = columns["score"][node]
         return columns["visits"][node], score if score == score else -torch.inf
 
+    def follow(node: int, key: Callable[[int], tuple[float, float]]) -> int:
+        """The leaf that is reached by always taking the child of highest `key`."""
+        while node in children:
+            node = max(children[node], key=key)
+        return node
+
     if plan is not None:
         started = _equal(actions, plan.action, root)
         ends = _equal(states, plan.final, root).nonzero().squeeze(1).tolist()
-        ends = [end for end in ends if end and started[_path(columns["parent"], end)[-2]]]
-        if ends:
-            return max(ends, key=rank)
-    children: dict[int, list[int]] = {}
-    for node, parent in enumerate(columns["parent"]):
-        children.setdefault(parent, []).append(node)
-    node = 0
-    while node in children:
-        node = max(children[node], key=rank)
-    return node
+        first = {end: _path(columns["parent"], end)[-2] for end in ends if end}
+        first = {end: step for end, step in first.items() if started[step]}
+        # A state may be met on several ways; that of a tree search is its principal variation.
+        principal = {
+            follow(step, lambda n: (columns["visits"][n], -columns["slot"][n]))
+            for step in first.values()
+        }
+        if first:
+            return max(first, key=lambda end: (end in principal, *rank(end)))
+    return follow(0, rank)
 
 
 def _path(parents: Sequence[int], node: int) -> list[int]:

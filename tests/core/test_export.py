@@ -17,11 +17,13 @@ from mbrl_core import (
     UCT,
     Argmax,
     BeamSearch,
+    ListedActions,
     Model,
     Plan,
     Planner,
     RandomShooting,
     RecedingHorizon,
+    Rng,
     Rollout,
     Rows,
     Transition,
@@ -273,3 +275,25 @@ def test_what_cannot_be_shown_is_refused_in_one_sentence() -> None:
             to_networkx(plan, root)
     with pytest.raises(TypeError, match="not a list"):
         to_networkx([plan])  # type: ignore[arg-type]
+
+
+class Pacing:
+    """A walk on a line, where every place is met on many ways."""
+
+    terminates = False
+
+    def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
+        state = state + action
+        return Transition(state, state.sin()[:, 0], torch.full((len(state),), 0.9))
+
+
+def test_the_chosen_path_is_the_most_visited_where_states_are_met_again():
+    model = Model(Pacing(), ListedActions(torch.tensor([[-0.5], [0.0], [0.5]])))
+    plan, _ = MCTS(simulations=200, candidates=3)(model, torch.zeros(1, 1), rng=generator(0))
+    assert isinstance(plan.trace, Tree)
+    graph, visits = to_networkx(plan), plan.trace.visits[0]
+    node, path = 0, [0]
+    while below := sorted(graph.successors(node)):
+        node = max(below, key=lambda n: (visits[n].item(), -graph.nodes[n]["slot"]))
+        path.append(node)
+    assert [n for n in graph if graph.nodes[n]["chosen"]] == sorted(path) and len(path) > 10
