@@ -142,6 +142,13 @@ def test_sampling_repeats_with_its_seed(tokenizer, model, problems):
 
 
 # ------------------------------------------------------------------------------ redraws
+def test_sampled_text_holds_no_special_token(tokenizer, model, problems):
+    # A tag that the model happened to draw would be taken for one that the scorer reads.
+    texts = sample(model, tokenizer, problems[:8], 4, 2.0, max_tokens=40)
+    joined = "".join(text for of_problem in texts for text in of_problem)
+    assert not [token for token in tokenizer.all_special_tokens if token in joined]
+
+
 def test_evaluate():
     assert evaluate("2*(3+4)/7") == 2
     assert evaluate("1,000-.5") == evaluate("999.5")
