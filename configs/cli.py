@@ -40,6 +40,7 @@ HYDRA_VERSION = "1.3"
 HYDRA_CONFIGS = "pkg://configs"
 CONFIG_FOLDER = Path(__file__).parent
 OWN_PACKAGES = ("configs", "control", "evals", "mbrl_core", "reasoning")
+SHOWN_ONLY = ("trees",)  # what a run shows besides its records: it is the same run without
 FLAGS = ("--help", "-h", "--multirun", "-m", "--cfg", "--traceback")
 
 Function: TypeAlias = Callable[..., object]
@@ -280,7 +281,8 @@ def _call(function: Function, options: DictConfig) -> object:
     # Where a run lies is not what it is: a moved folder continues.
     arguments = {name: value for name, value in plain.items() if name != "out"}
     if isinstance(plain.get("out"), str):
-        plain["out"] = plain["out"].replace("{digest}", _digest(arguments))
+        deciding = {name: value for name, value in arguments.items() if name not in SHOWN_ONLY}
+        plain["out"] = plain["out"].replace("{digest}", _digest(deciding))
     # An option may serve only as a value that others refer to (`n: ${n}` in a group's file).
     accepted = inspect.signature(function).parameters
     try:
@@ -295,7 +297,7 @@ def _call(function: Function, options: DictConfig) -> object:
 
 
 def _digest(arguments: dict[str, Any]) -> str:
-    """Eight hexadecimal digits, so that the default folders of two commands differ."""
+    """Eight hexadecimal digits, so that the default folders of two runs differ."""
     text = json.dumps(arguments, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -44,7 +44,7 @@ Root: TypeAlias = Callable[[Tensor], Rows]  # observations [B, D] to states to p
 
 SEED_STEP = 1_000_003  # keeps the episodes' seeds of different runs apart
 SIMULATOR = "simulator"  # as a model's name: plan with the environment's own simulator
-SIMULATOR_REPEAT = 8  # what models are trained at by default, so that results can be compared
+SUITE_REPEAT = 8  # what models are trained at by default, so that results can be compared
 
 
 def evaluate(
@@ -80,7 +80,7 @@ def evaluate(
         parallel: episodes played side by side; they complete together.
         keep: of so many episodes the record holds observations, actions and rewards.
         action_repeat: simulator frames an action is held; None is what the model was trained at,
-            and 8 with the simulator.
+            and with the simulator 8 in DMControl, 1 elsewhere.
         propagation: how the ensemble's members share the rows (see `Ensemble`).
         aleatoric: whether predicted noise is drawn.
         particles: futures simulated per candidate (see `mbrl_core.Particles`).
@@ -99,6 +99,10 @@ def evaluate(
     for name, number in counts.items():
         if number < 1:
             raise ValueError(f"{name} must be at least 1, not {number}")
+    if particles == 1 and not isinstance(risk, Mean | None):
+        raise ValueError(
+            f"risk={risk} weighs the returns of several particles, and there is one: set particles"
+        )
     settings = {"propagation": propagation, "aleatoric": aleatoric}
     world = _find_world(env, model, action_repeat, settings | {"penalty": penalty or None})
     wrap = partial(_wrap, particles, risk or Mean(), penalty)
@@ -158,7 +162,7 @@ def _find_world(
         given = [name for name, value in settings.items() if value is not None]
         if given:
             raise ValueError(f"the simulator has no {given[0]}: that is for learned models")
-        return true_world(env, SIMULATOR_REPEAT if action_repeat is None else action_repeat)
+        return true_world(env, _repeat_of(env) if action_repeat is None else action_repeat)
     world = load_world_model(model)
     if world.env != env:
         raise ValueError(f"the world model {model} was trained for {world.env}, not for {env}")
@@ -192,6 +196,11 @@ class _Driver:
         )
         self.cost = plan.cost if self.cost is None else self.cost + plan.cost
         return plan.action, carry
+
+
+def _repeat_of(env: str) -> int:
+    """Frames an action is held by default where nothing was trained."""
+    return SUITE_REPEAT if env.startswith("dmc/") else 1
 
 
 def _wrap(

@@ -244,7 +244,8 @@ def _reasoning_section(
         "Grade-school word problems from sentence templates that the model never saw, "
         "answered by a language model of 1.8 million parameters trained from scratch. "
         "Random shooting, beam search and tree search are the classes that control uses; only the "
-        "world differs. Voting and best-of-n with fewer than "
+        "world differs. A solution is worth the mean probability of its tokens, and nothing where "
+        "a calculator finds one of its equations wrong. Voting and best-of-n with fewer than "
         f"{SAMPLES} samples are computed from the {SAMPLES} samples of each problem."
         f"\n\n{_comparison(answered, problems)}",
         "\n".join(
@@ -274,10 +275,10 @@ def _comparison(answered: dict[str, list[dict[str, Any]]], problems: int) -> str
     )
     right = np.mean([any(s["correct"] for s in record["samples"]) for record in sampled])
     return (
-        f"{problems} problems, 95% intervals. Best of {SAMPLES} by mean token probability minus "
-        f"greedy, paired by problem: {100 * gain.mean:+.1f} points [{100 * gain.low:+.1f}, "
-        f"{100 * gain.high:+.1f}]. Some sample of {SAMPLES} is right on {right:.0%} of the "
-        "problems: what a perfect choice would reach."
+        f"{problems} problems, 95% intervals. Best of {SAMPLES} by mean token probability and "
+        f"calculator minus greedy, paired by problem: {100 * gain.mean:+.1f} points "
+        f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]. Some sample of {SAMPLES} is right on "
+        f"{right:.0%} of the problems: what a perfect choice would reach."
     )
 
 

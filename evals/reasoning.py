@@ -36,6 +36,7 @@ def evaluate(
     strategy: Strategy,
     model: str = "embedded",
     scorer: str | None = None,
+    calculator: bool = True,
     data: str | None = None,
     split: Literal["train", "test"] = "test",
     limit: int | None = None,
@@ -57,6 +58,7 @@ def evaluate(
         strategy: how to search, from `reasoning.strategies`.
         model: a folder or hub name of a causal language model; `embedded` comes with the package.
         scorer: the same of a step scorer; null scores a solution by its tokens' mean probability.
+        calculator: whether a solution with an equation `<<3*4=13>>` that does not hold is worth 0.
         data: a local file or hub name of the task, where it needs one.
         split: train or test.
         limit: answer only the first so many problems.
@@ -78,7 +80,8 @@ def evaluate(
         FileNotFoundError: a file or model that cannot be had.
     """
     deciding = {
-        "task": task, "strategy": repr(strategy), "model": model, "scorer": scorer, "data": data,
+        "task": task, "strategy": repr(strategy), "model": model, "scorer": scorer,
+        "calculator": calculator, "data": data,
         "split": split, "limit": limit, "steps": steps, "seed": seed, "group": group,
         "aggregate": aggregate, "max_tokens": max_tokens, "budget": dict(budget or {}),
     }  # fmt: skip
@@ -101,6 +104,7 @@ def evaluate(
                 engine=TransformersEngine(folder_of(model, "lm")),
                 strategy=strategy,
                 scorer=load_scorer(scorer),
+                calculator=calculator,
                 aggregate=aggregate,
                 max_tokens=max_tokens,
             )
@@ -163,8 +167,10 @@ def _answer_all(
 
 def _missing(problem: Problem, store: RecordStore, pages: Mapping[str, Path]) -> bool:
     """Whether a problem has no record, or not the page that it should have."""
+    if problem.id not in store:
+        return True
     page = pages.get(problem.id)
-    return problem.id not in store or (page is not None and not page.exists())
+    return page is not None and not page.exists() and "failed" not in store[problem.id]
 
 
 def _save_page(path: Path, plan: Plan, row: int, problem: Problem) -> None:

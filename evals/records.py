@@ -72,6 +72,9 @@ class RecordStore:
     def __contains__(self, id: object) -> bool:
         return id in self._records
 
+    def __getitem__(self, id: str | int) -> dict[str, Any]:
+        return self._records[id]
+
     def __len__(self) -> int:
         return len(self._records)
 

@@ -29,6 +29,7 @@ print(
 reasoner = Reasoner(
     engine=TransformersEngine(folder_of("embedded", "lm")),
     scorer=StepScorer(TransformersEngine(folder_of("embedded", "scorer"))),
+    calculator=True,
     strategy=Strategy(planner=search, unit="step", merge=True),
 )
 question = "Sara buys 4 boxes with 6 pens each. Sara gives 5 pens to Tom. How many pens are left?"

@@ -31,6 +31,7 @@ class Answer(NamedTuple):
 class Reasoner:
     """Answers questions, all of a call at once.
 
+    calculator: whether a solution with a wrong equation is worth 0 (see `TextWorld`).
     max_tokens: decoded at most per solution, or per step where the strategy goes by steps.
     finish: what a budget or a depth limit left open is completed greedily, at its own cost.
     """
@@ -39,6 +40,7 @@ class Reasoner:
     strategy: Strategy
     scorer: Scorer | None = None
     aggregate: Aggregate = "product"
+    calculator: bool = False
     max_tokens: int = 256
     max_steps: int = 24
     finish: bool = True
@@ -101,7 +103,7 @@ class Reasoner:
                 max_tokens=self.max_tokens,
                 merge=self.strategy.merge,
             ),
-            TextWorld(self.scorer, self.aggregate, self.max_steps),
+            TextWorld(self.scorer, self.aggregate, self.calculator, self.max_steps),
         )
 
     def _finish(self, plan: Plan, rng: Rng) -> Plan:

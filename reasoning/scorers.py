@@ -36,16 +36,21 @@ class StepScorer:
 
     def score(
         self, thoughts: Sequence[Thought], added: Sequence[int]
-    ) -> tuple[list[tuple[float, ...]], list[int]]:
+    ) -> tuple[list[tuple[float, ...] | None], list[int]]:
         """See `Scorer`."""
+        scores: list[tuple[float, ...] | None] = [()] * len(thoughts)
+        read = [0] * len(thoughts)
         requests, rows = [], []
         for row, (thought, new) in enumerate(zip(thoughts, added, strict=True)):
-            if new:
+            if not new:
+                continue
+            request = self._request(thought, new)
+            if len(request.tokens) > self.engine.context:
+                scores[row] = None
+            else:
                 rows.append(row)
-                requests.append(self._request(thought, new))
+                requests.append(request)
         results = self.engine.score(requests) if requests else []
-        scores: list[tuple[float, ...]] = [()] * len(thoughts)
-        read = [0] * len(thoughts)
         for row, request, logprobs in zip(rows, requests, results, strict=True):
             scores[row] = tuple(logprobs[:, 0].exp().tolist())
             read[row] = len(request.tokens)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mbrl_core import Model, Proposal, Rng, Tokens, Transition
 from mbrl_core.draws import integers
+from reasoning.arithmetic import miscalculated
 from reasoning.engines.base import Completion, Engine, Finish, Request
 
 
@@ -61,9 +62,9 @@ class Scorer(Protocol):
 
     def score(
         self, thoughts: Sequence[Thought], added: Sequence[int]
-    ) -> tuple[list[tuple[float, ...]], list[int]]:
-        """Scores in [0, 1] of the last `added[i]` steps of each thought, and the tokens read for
-        it."""
+    ) -> tuple[list[tuple[float, ...] | None], list[int]]:
+        """Scores in [0, 1] of the last `added[i]` steps of each thought, None where it is too long
+        to be read, and the tokens read for it."""
         ...
 
 
@@ -187,10 +188,16 @@ class TextWorld:
     of an unfinished one is its score so far, a potential that stands for the score it will end
     with. The score is the `aggregate` of the step scores of `scorer`; without a scorer it is the
     geometric mean of the probabilities of the solution's tokens.
+
+    With `calculator` a solution with an equation that does not hold is worth 0. Judged are GSM8K's
+    annotations, ``<<3*4=13>>``, which its authors made for a calculator (Cobbe et al. 2021): a
+    wrong result is the one mistake that needs no judgement, and the one that small judges see
+    least.
     """
 
     scorer: Scorer | None = None
     aggregate: Aggregate = "product"
+    calculator: bool = False
     max_steps: int = 24
     closing: str = "####"
 
@@ -205,10 +212,14 @@ class TextWorld:
         thoughts = [self._append(t, a) for t, a in zip(state, action, strict=True)]
         scored = torch.zeros(len(state), dtype=torch.int64)
         if self.scorer is not None:
-            added = [len(a.steps) for a in action]
+            added = [
+                0 if thought.finish == "cut" else len(a.steps)
+                for thought, a in zip(thoughts, action, strict=True)
+            ]
             scores, read = self.scorer.score(thoughts, added)
             thoughts = [
-                t._replace(scores=t.scores + s) for t, s in zip(thoughts, scores, strict=True)
+                t._replace(finish="cut") if s is None else t._replace(scores=t.scores + s)
+                for t, s in zip(thoughts, scores, strict=True)
             ]
             scored = torch.tensor(read)
         reward = [self._reward(thought) for thought in thoughts]
@@ -225,6 +236,8 @@ class TextWorld:
     def score(self, thought: Thought) -> float:
         """The score in [0, 1] of the steps so far; 0 where there is none."""
         if not thought.steps:
+            return 0.0
+        if self.calculator and any(miscalculated(step.text) for step in thought.steps):
             return 0.0
         if self.scorer is not None:
             return _AGGREGATES[self.aggregate](thought.scores) if thought.scores else 0.0

@@ -235,6 +235,17 @@ def test_a_digest_in_the_folder_tells_commands_apart():
     assert len({folder(), folder("seed=3"), folder("planner.horizon=7")}) == 3
 
 
+def test_pages_of_trees_belong_to_the_run_they_show():
+    folders = []
+
+    def evaluate(*, strategy: Any, out: str, trees: int) -> None:
+        folders.append(out)
+
+    for trees in (0, 3):
+        assert cli.run("evals_reasoning", evaluate, "", argv=[f"trees={trees}"]) == 0
+    assert folders[0] == folders[1]
+
+
 def test_multirun_checks_every_run_before_the_first(capsys):
     assert run("-m", "planner=cem,mpi") == 2
     assert "unknown planner 'mpi': did you mean 'mppi'?" in capsys.readouterr().err

@@ -13,7 +13,8 @@ models", arXiv:1805.12114, algorithm 1:
     7          record the outcome in D                              (control/train.py)
 
 The paper plans with CEM and evaluates each candidate by 20 particles: here the planner is any of
-`mbrl_core`'s that takes a model without policy, and the particles are a choice of their own.
+`mbrl_core`'s (those that search over candidate actions draw them uniformly), and the particles are
+a choice of their own.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from control.ensemble import Propagation, Split, empty_split, extend_split, fit
 from control.envs import VectorEnv
 from control.replay import Replay
 from control.world_model import WorldModel, build_ensemble
-from mbrl_core import Particles, draws
+from mbrl_core import Particles, draws, uniform_policy
 from mbrl_core.types import Box, Carry, Model, Planner, Rows
 
 
@@ -101,7 +102,7 @@ class PETSLearner:
     def act(self, obs: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
         """Plan from observations [B, D]; the actions [B, A] to execute, and the warm start."""
         space = self.ensemble.action_space
-        model = Model(self.ensemble, action_space=space)
+        model = Model(self.ensemble, uniform_policy(space), None, space)
         state: Rows = self.ensemble.root(obs)
         if self.recipe.particles != 1:
             cloud = Particles(model, self.recipe.particles)

@@ -195,7 +195,10 @@ def machine() -> str:
 def commit() -> str | None:
     """The short name of the commit, with `-dirty` where files differ; None where git has none."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    try:
+        told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
     return told.stdout.strip() or None
 
 

@@ -49,6 +49,7 @@ def write(
     parts = [
         "# Performance",
         f"Written by `python -m evals.bench preset={run['preset']} turns={run['turns']} "
+        f"threads={threads} "
         f"seconds={run['seconds']:g} page={path}`; do not edit.\n"
         f"Machine: {run['machine']}; {threads} thread{'s' if threads > 1 else ''} a side;\n"
         f"{_load(records)}.\n"

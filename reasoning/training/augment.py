@@ -6,44 +6,15 @@ replace the old ones in question and solution. Problems where this cannot be don
 are left out.
 """
 
-import ast
-import operator
 import re
-from collections.abc import Callable
 from fractions import Fraction
 from random import Random
 
+from reasoning.arithmetic import evaluate
 from reasoning.tasks.types import Problem
 
 _NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?|(?<=[=>$])\.\d+")
 _ANNOTATION = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
-_OPERATORS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-}
-
-
-def evaluate(expression: str) -> Fraction | None:
-    """Exact value of an expression of ``+ - * /``, parentheses and decimal numbers.
-
-    None for anything else, including division by zero.
-    """
-    try:
-        return _value(ast.parse(expression.replace(",", "").strip(), mode="eval").body)
-    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
-        return None
-
-
-def _value(node: ast.expr) -> Fraction:
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        return Fraction(repr(node.value))
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        return _OPERATORS[type(node.op)](_value(node.left), _value(node.right))
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return -_value(node.operand)
-    raise ValueError("not arithmetic")
 
 
 def _number(text: str) -> Fraction:

@@ -24,10 +24,10 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from reasoning.arithmetic import evaluate
 from reasoning.embedded import folder_of
 from reasoning.tasks.generator import generate_problems
 from reasoning.tasks.types import Problem
-from reasoning.training.augment import evaluate
 from reasoning.training.corpus import Corpus, pack
 from reasoning.training.loop import Job, Run, Team, job_of, launch
 from reasoning.training.optim import load_checkpoint

@@ -150,3 +150,8 @@ def test_a_budget_too_small_for_one_candidate_is_warned_of_and_played_on(options
         assert run(options("episodes=1", "budget.steps=1")) == 0
     (record,) = records_of(tmp_path / "run")
     assert record["steps_per_decision"] == 0
+
+
+def test_a_risk_needs_particles(options, capsys):
+    assert run(options("risk=worst")) == 1
+    assert "set particles" in capsys.readouterr().err

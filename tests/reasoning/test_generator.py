@@ -5,10 +5,10 @@ import re
 
 import pytest
 
+from reasoning.arithmetic import evaluate
 from reasoning.tasks import generate_problem, generate_problems
 from reasoning.tasks.generator import MAX_VALUE, MOVES, OPENERS, SPLITS, wordings
 from reasoning.tasks.templates import TEMPLATES
-from reasoning.training.augment import evaluate
 
 EQUATION = re.compile(r"<<([^=]+)=(\d+)>>(\d+)\b")
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
+from reasoning.arithmetic import evaluate
 from reasoning.tasks import Problem, generate_problems, load_gsm8k
 from reasoning.training import loop
-from reasoning.training.augment import evaluate, redraw
+from reasoning.training.augment import redraw
 from reasoning.training.corpus import assemble, encode, pack, training_problems
 from reasoning.training.lm import build_model, same_document, token_weights, train_lm
 from reasoning.training.optim import learning_rate
@@ -141,7 +142,6 @@ def test_sampling_repeats_with_its_seed(tokenizer, model, problems):
     assert [len(texts) for texts in draw(0)] == [3, 3]
 
 
-# ------------------------------------------------------------------------------ redraws
 def test_sampled_text_holds_no_special_token(tokenizer, model, problems):
     # A tag that the model happened to draw would be taken for one that the scorer reads.
     texts = sample(model, tokenizer, problems[:8], 4, 2.0, max_tokens=40)
@@ -149,6 +149,7 @@ def test_sampled_text_holds_no_special_token(tokenizer, model, problems):
     assert not [token for token in tokenizer.all_special_tokens if token in joined]
 
 
+# ------------------------------------------------------------------------------ redraws
 def test_evaluate():
     assert evaluate("2*(3+4)/7") == 2
     assert evaluate("1,000-.5") == evaluate("999.5")
