@@ -277,6 +277,9 @@ def flatten(options: Any, prefix: str = "") -> dict[str, Any]:
 
 def _call(function: Function, options: DictConfig) -> object:
     """Build what has a `_target_` and call `function` with the options as keywords."""
+    absent = sorted(OmegaConf.missing_keys(options))
+    if absent:
+        raise UsageError(f"option {absent[0]!r} must be given: {absent[0]}=...")
     plain = typing.cast(dict[str, Any], OmegaConf.to_container(options, resolve=True))
     # Where a run lies is not what it is: a moved folder continues.
     arguments = {name: value for name, value in plain.items() if name != "out"}

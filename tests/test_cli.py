@@ -19,6 +19,7 @@ COMMANDS = {
     "evals_control": "evals.control:evaluate",
     "evals_reasoning": "evals.reasoning:evaluate",
     "demo": "evals.demo:demo",
+    "compare": "evals.compare:compare",
     "bench": "evals.bench.command:bench",
     "reasoning_lm": "reasoning.training.lm:train_lm",
     "reasoning_scorer": "reasoning.training.scorer:train_scorer",

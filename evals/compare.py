@@ -1,0 +1,66 @@
+"""Say whether one run is better than another on the same problems or episodes.
+
+    python -m evals.compare one=runs/best16 other=runs/greedy
+
+Both folders hold records of `evals.reasoning` (accuracy) or of `evals.control` (return). Compared are
+the ids that both have, each with itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evals.records import load_run
+from evals.stats import Estimate, paired_difference
+
+MEASURES = ("numeric", "return")
+
+
+def compare(
+    *, one: str | Path, other: str | Path, seed: int = 0, say: Callable[[str], None] = print
+) -> Estimate:
+    """The mean of `one` minus `other` over the ids that both runs have, with its 95% interval.
+
+    Args:
+        one: a run folder.
+        other: the run folder that it is compared with.
+        seed: of the bootstrap.
+        say: receives the result in words.
+
+    Raises:
+        ValueError: the runs measure different things, or have no id in common.
+        FileNotFoundError: a folder holds no run.
+    """
+    runs = [{r["id"]: r for r in load_run(folder)[1]} for folder in (one, other)]
+    ids = [id for id in runs[0] if id in runs[1]]
+    if not ids:
+        raise ValueError(f"{one} and {other} have no problem or episode in common")
+    name = _measure([run[ids[0]] for run in runs])
+    values = [[float(run[id][name]) for id in ids] for run in runs]
+    gain = paired_difference(values[0], values[1], np.random.default_rng(seed))
+    means = [float(np.mean(of_run)) for of_run in values]
+    what, scale = ("accuracy in %", 100.0) if name == "numeric" else ("return", 1.0)
+    first, second, mean, low, high = (f"{scale * x:.1f}" for x in (*means, *gain))
+    say(
+        f"{what}: {first} against {second} on {len(ids)} in common, "
+        f"difference {mean} [{low}, {high}]"
+    )
+    return gain
+
+
+def _measure(records: list[dict[str, Any]]) -> str:
+    """The number that both records have."""
+    for name in MEASURES:
+        if all(name in record for record in records):
+            return name
+    raise ValueError("one run answers problems and the other plays episodes: nothing to compare")
+
+
+if __name__ == "__main__":
+    from configs.cli import run
+
+    raise SystemExit(run("compare", compare, __doc__ or ""))

@@ -1,0 +1,43 @@
+"""`python -m evals.compare` on runs whose difference is known."""
+
+from __future__ import annotations
+
+import pytest
+
+from configs import cli
+from evals.compare import compare
+from evals.records import RecordStore
+
+
+def written(folder, name, values):
+    with RecordStore(folder, {"name": folder.name}) as store:
+        for id, value in values.items():
+            store.append(id, {name: value})
+    return folder
+
+
+def test_only_what_both_have_is_compared(tmp_path):
+    one = written(tmp_path / "one", "numeric", {"a": True, "b": True, "c": False, "x": False})
+    other = written(tmp_path / "other", "numeric", {"c": False, "b": False, "a": True, "y": True})
+    told = []
+    gain = compare(one=one, other=other, say=told.append)
+    assert gain.mean == pytest.approx(1 / 3) and gain.low <= gain.mean <= gain.high
+    assert "66.7 against 33.3 on 3 in common, difference 33.3" in told[0]
+    assert compare(one=other, other=one).mean == pytest.approx(-gain.mean)
+
+
+def test_a_constant_difference_has_no_width(tmp_path):
+    one = written(tmp_path / "one", "return", {i: 10.0 * i + 2.5 for i in range(5)})
+    other = written(tmp_path / "other", "return", {i: 10.0 * i for i in range(5)})
+    assert tuple(compare(one=one, other=other)) == pytest.approx((2.5, 2.5, 2.5))
+
+
+def test_what_cannot_be_compared_is_refused_in_one_sentence(tmp_path, capsys):
+    problems = written(tmp_path / "problems", "numeric", {1: True})
+    episodes = written(tmp_path / "episodes", "return", {1: 3.0})
+    others = written(tmp_path / "others", "numeric", {2: True})
+    for other, sentence in [(episodes, "plays episodes"), (others, "in common")]:
+        with pytest.raises(ValueError, match=sentence):
+            compare(one=problems, other=other)
+    assert cli.run("compare", compare, "", argv=[f"one={problems}"]) == 2
+    assert "option 'other' must be given" in capsys.readouterr().err
