@@ -2,8 +2,8 @@
 
     python -m evals.compare one=runs/best16 other=runs/greedy
 
-Both folders hold records of `evals.reasoning` (accuracy) or of `evals.control` (return). Compared are
-the ids that both have, each with itself.
+Both hold records of `evals.reasoning` (accuracy) or of `evals.control` (return). Compared are the
+ids that both have, each with itself.
 """
 
 from __future__ import annotations
