@@ -6,7 +6,7 @@ Five measurements on any model and planner, each a NamedTuple of tensors:
     exploitation_gap    what plans promise against what they bring
     horizon_audit       whether a shorter horizon would act alike
     elite_stability     whether small errors of observation change what looks best
-    deadlines           milliseconds taken and returns under a deadline
+    deadlines           seconds taken and returns under a deadline
 
 Reality is any `Dynamics`: a simulator, another model, equations. Where its states are not the
 model's, `root` turns R rows of the former into R states to plan from (`world.root` of a learned
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from mbrl_core import draws, rows
+from mbrl_core.planners.common import only_finite
 from mbrl_core.planners.receding import RecedingHorizon
 from mbrl_core.policies import RandomActions
 from mbrl_core.rollouts import discounted_return, simulate_actions
@@ -281,7 +282,8 @@ def elite_stability(
     def judge(obs: Tensor) -> tuple[Tensor, Rows]:
         start = root(obs)
         world = World("elite_stability", model, start, rng=draws.copy(same))
-        best = simulate_actions(world, start, sequences).returns.topk(top, 1).indices
+        returns = only_finite(simulate_actions(world, start, sequences).returns)
+        best = returns.topk(top, 1).indices
         elite = torch.zeros(len(obs), samples, device=best.device).scatter_(1, best, 1.0)
         return elite, planner(model, start, rng=draws.copy(same))[0].action
 
@@ -375,9 +377,9 @@ class _Driver:
 def _distance(one: Rows, other: Rows) -> Tensor:
     """Euclidean distance [R]; 0 or 1 where rows are no numbers in floating point."""
     if isinstance(one, Tensor) and one.is_floating_point():
-        return torch.linalg.vector_norm((one - other).view(len(one), -1), dim=1)
+        return torch.linalg.vector_norm((one - other).unsqueeze(-1).flatten(1), dim=1)
     if isinstance(one, Tensor):
-        return (one != other).view(len(one), -1).any(1).double()
+        return (one != other).unsqueeze(-1).flatten(1).any(1).double()
     return torch.tensor([float(a != b) for a, b in zip(one, other, strict=True)])
 
 

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from mbrl_core import draws, rows
+from mbrl_core.planners.common import check_counts
 from mbrl_core.types import Dynamics, Model, Rng, Rows, Tokens, Transition
+from mbrl_core.wrapper import Wrapper
 
 
-class Chunked:
+class Chunked(Wrapper):
     """Dynamics that step at most `size` rows at a time.
 
     Worth it on a CPU where one step's activations of all rows outgrow the cache, some thousand rows
@@ -22,21 +24,13 @@ class Chunked:
 
     def __init__(self, dynamics: Dynamics, size: int = 2048) -> None:
         """Raises ValueError where `size` is no positive whole number."""
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ValueError(f"Chunked.size must be a whole number of at least 1, not {size!r}")
         self.dynamics = dynamics
         self.size = size
-        self.terminates = getattr(dynamics, "terminates", True)
+        check_counts(self, "size")
 
-    def step_rows(self, state: Rows) -> Tensor | int:
-        """See `Dynamics`."""
-        inside = getattr(self.dynamics, "step_rows", None)
-        return 1 if inside is None else inside(state)
-
-    def dealt(self, size: int) -> Chunked:
-        """See `Particles`."""
-        deal = getattr(self.dynamics, "dealt", None)
-        return self if deal is None else Chunked(deal(size), self.size)
+    def around(self, dynamics: Dynamics) -> Chunked:
+        """See `Wrapper`."""
+        return Chunked(dynamics, self.size)
 
     def step(self, state: Rows, action: Rows, *, rng: Rng) -> Transition:
         """See `Dynamics`."""

@@ -70,8 +70,8 @@ class DynaQ:
     order: `uniform` draws the pairs; `sweep` takes the most urgent. A pair's urgency is how far Q
         is from its expected update when it is visited, and what a change of V(s') by c means for
         each pair that leads there, p d c, below `threshold` nothing.
-    model: `counts` keeps frequencies; `last` believes in the latest transition of a pair alone,
-        for worlds that are deterministic but change.
+    model: `counts` keeps frequencies; `last` believes in the latest transition of a pair alone (of
+        one batch, that of the last row), for worlds that are deterministic but change.
     epsilon: share of random actions.
     learning_rate: step size of the update from a real step.
     optimism: first value of every action.
@@ -206,6 +206,8 @@ class DynaQ:
         leads = tables.leads.view(len(visits), -1)
         if self.model == "last":
             visits[pair], earned[pair], leads[pair] = 0.0, 0.0, 0.0
+            latest = _latest(pair, len(visits))
+            pair, after, reward, discount = (x[latest] for x in (pair, after, reward, discount))
         visits.index_add_(0, pair, torch.ones_like(reward))
         earned.index_add_(0, pair, reward)
         leads.view(-1).index_add_(0, pair * self.states + after, discount)
@@ -259,6 +261,12 @@ def _blend(q: Tensor, pair: Tensor, target: Tensor, rate: float) -> None:
     total = torch.zeros_like(q).index_add_(0, pair, target)
     count = torch.zeros_like(q).index_add_(0, pair, torch.ones_like(target))
     q += torch.where(count > 0, rate * (total / count.clamp(min=1) - q), 0.0)
+
+
+def _latest(pair: Tensor, number: int) -> Tensor:
+    """Which rows [B] bool are the last of their pair, of `number` pairs."""
+    row = torch.arange(len(pair), device=pair.device)
+    return row == row.new_zeros(number).scatter_reduce(0, pair, row, "amax")[pair]
 
 
 def _begin(state: Tensor) -> Episodes:

@@ -16,6 +16,7 @@ from torch.nn.utils import skip_init
 
 from mbrl_core import draws
 from mbrl_core.types import Dynamics, Rng, Transition
+from mbrl_core.wrapper import Wrapper
 
 
 class ResidualNet(nn.Module):
@@ -71,12 +72,13 @@ class ResidualNet(nn.Module):
         self.scale.copy_(_usable(residual.square().mean(0).sqrt()))
 
 
-class Residual(nn.Module):
+class Residual(Wrapper, nn.Module):
     """Known dynamics plus a learned correction: s' = f(s, a) + e(s, a).
 
     States are tensors [R, D]; gradients pass through both. Johannink et al. 2019, "Residual
     reinforcement learning for robot control", add to a known controller, Zeng et al. 2020,
-    "TossingBot", to known physics. A correction of 0 is `base` bit for bit.
+    "TossingBot", to known physics. A correction of 0 is `base` bit for bit. A `disagreement` is
+    that of `base`.
     """
 
     def __init__(
@@ -95,14 +97,17 @@ class Residual(nn.Module):
                 judges its own next state, where None.
         """
         super().__init__()
-        self.base = base
+        self.dynamics = base
         self.correction = correction
         self.reward = reward
-        self.terminates = getattr(base, "terminates", True)
+
+    def around(self, dynamics: Dynamics) -> Residual:
+        """See `Wrapper`."""
+        return Residual(dynamics, self.correction, reward=self.reward)
 
     def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
         """See `Dynamics`. Where an episode ends is for `base` to say."""
-        known = self.base.step(state, action, rng=rng)
+        known = self.dynamics.step(state, action, rng=rng)
         change = self.correction(state, action)
         dim = state.shape[1]
         if change.dim() != 2 or change.shape[1] not in (dim, dim + 1):
@@ -159,6 +164,23 @@ def fit_residual(
     if not bool(torch.isfinite(residual).all()):
         raise ValueError("the residuals are not finite: check the transitions and the base model")
     net.standardise(state, action, residual)
+    _descend(net, state, action, residual, rng, epochs, batch_size, learning_rate, weight_decay)
+    with torch.no_grad():
+        return float(((net(state, action) - residual) / net.scale).square().mean())
+
+
+def _descend(
+    net: ResidualNet,
+    state: Tensor,
+    action: Tensor,
+    residual: Tensor,
+    rng: torch.Generator,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float,
+) -> None:
+    """Gradient descent on the squared error in batches; see `fit_residual`."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=learning_rate, weight_decay=weight_decay)
     batches = -(-len(state) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
@@ -170,8 +192,6 @@ def fit_residual(
                 error.square().mean().backward()
                 optimizer.step()
                 schedule.step()
-    with torch.no_grad():
-        return float(((net(state, action) - residual) / net.scale).square().mean())
 
 
 def _residuals(
@@ -184,7 +204,7 @@ def _residuals(
 ) -> Tensor:
     """What the known part leaves to be explained: [n, D], or [n, D + 1] with the reward's."""
     with torch.no_grad():
-        known = model.base.step(state, action, rng=draws.fork(rng))
+        known = model.dynamics.step(state, action, rng=draws.fork(rng))
         if reward is None:
             return after - known.state
         base = known.reward if model.reward is None else model.reward(state, action, after)

@@ -6,36 +6,35 @@ import torch
 from torch import Tensor
 
 from mbrl_core import draws, rows
+from mbrl_core.planners.common import check_counts
 from mbrl_core.types import Dynamics, Model, Rng, Rows, Tokens, Transition
 from mbrl_core.world import absorb
+from mbrl_core.wrapper import Wrapper
 
 
-class ActionRepeat:
+class ActionRepeat(Wrapper):
     """Dynamics whose one step is `times` steps of `dynamics` with the same action.
 
     reward = sum_i (prod_{j<i} d_j) r_i and discount = prod_i d_i over the steps inside, so a plan's
     return is that of the plan with each action written `times` times. A row whose episode ends
     inside stays where it ended and is stepped no more. The ledger counts the steps inside: `times`
-    for a row that ends early, too, as what a step costs must be known beforehand.
+    for a row that ends early, too, as what a step costs must be known beforehand. A `disagreement`
+    is that of the first step.
     """
 
     def __init__(self, dynamics: Dynamics, times: int) -> None:
         """Raises ValueError where `times` is no positive whole number."""
-        if times < 1:
-            raise ValueError(f"ActionRepeat.times must be a whole number of at least 1: {times}")
         self.dynamics = dynamics
         self.times = times
-        self.terminates = getattr(dynamics, "terminates", True)
+        check_counts(self, "times")
+
+    def around(self, dynamics: Dynamics) -> ActionRepeat:
+        """See `Wrapper`."""
+        return ActionRepeat(dynamics, self.times)
 
     def step_rows(self, state: Rows) -> Tensor | int:
         """See `Dynamics`."""
-        inside = getattr(self.dynamics, "step_rows", None)
-        return self.times * (1 if inside is None else inside(state))
-
-    def dealt(self, size: int) -> ActionRepeat:
-        """See `Particles`."""
-        deal = getattr(self.dynamics, "dealt", None)
-        return self if deal is None else ActionRepeat(deal(size), self.times)
+        return self.times * super().step_rows(state)
 
     def step(self, state: Rows, action: Rows, *, rng: Rng) -> Transition:
         """See `Dynamics.step`."""

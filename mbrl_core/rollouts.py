@@ -15,7 +15,7 @@ from torch import Tensor
 from mbrl_core import rows
 from mbrl_core.returns import discounted_return
 from mbrl_core.types import Rollout, Rows
-from mbrl_core.world import World
+from mbrl_core.world import World, replace
 
 
 def simulate(
@@ -27,12 +27,12 @@ def simulate(
     samples: int,
     interruptible: bool = False,
 ) -> Rollout:
-    """Step B*samples rows `horizon` times, or until all have ended.
+    """Step B*samples rows `horizon` times; rows that have ended stay where they are, unasked.
 
-    `choose(t, state, moving)` gives the rows' actions at step t; what it gives to rows that are not
-    `moving` [R] is ignored. Where `interruptible`, the rows of a root whose budget is spent stay
-    where they are. Returns that the model makes NaN stay NaN: what they mean is the planner's to
-    say.
+    `choose(t, state, moving)` gives the rows' actions at step t; those of rows that are not
+    `moving` [R] are noted and have no effect. Where `interruptible`, the rows of a root whose
+    budget is spent stay where they are. Returns that the model makes NaN stay NaN: what they mean
+    is the planner's to say.
     """
     total = rows.count(state)
     alive = torch.ones(total, dtype=torch.bool, device=world.device)
@@ -44,8 +44,6 @@ def simulate(
     for t in range(horizon):
         if interruptible and t > 0:
             moving = alive & world.within_budget().to(alive.device).repeat_interleave(samples)
-        if may_stop and t > 0 and not bool(moving.any()):
-            break
         action = choose(t, state, moving)
         moved = world.step(state, action, alive=moving if may_stop else None)
         if interruptible:  # a row that waits has not ended: what follows keeps its weight
@@ -90,20 +88,25 @@ def simulate_actions(world: World, state: Rows, actions: Tensor) -> Rollout:
 
 
 def simulate_policy(world: World, state: Rows, horizon: int, samples: int) -> Rollout:
-    """`samples` futures of each of B root states in which the policy draws every action."""
+    """`samples` futures of each of B root states in which the policy draws every action.
+
+    A future that stands still repeats its last action.
+    """
+    interruptible = not world.unlimited
+    may_stop = world.terminates or interruptible
+    last: Rows = None
 
     def draw(t: int, now: Rows, moving: Tensor) -> Rows:
-        index = moving.nonzero().squeeze(1)
-        if len(index) == len(moving):
-            return world.propose(now, 1).actions
-        # Rows that do not move take any action of the right kind: nothing is done with it.
-        drawn = world.propose(rows.take(now, index), 1, index // samples).actions
-        position = torch.zeros(len(moving), dtype=torch.int64, device=moving.device)
-        position[index] = torch.arange(len(index), device=moving.device)
-        return rows.take(drawn, position)
+        nonlocal last
+        if not may_stop or bool(moving.all()):
+            last = world.propose(now, 1).actions
+        elif len(index := moving.nonzero().squeeze(1)) > 0:
+            drawn = world.propose(rows.take(now, index), 1, index // samples).actions
+            last = replace(last, index, drawn)
+        return last
 
     start = rows.repeat(state, samples)
-    return simulate(world, start, draw, horizon, samples=samples, interruptible=True)
+    return simulate(world, start, draw, horizon, samples=samples, interruptible=interruptible)
 
 
 def value_of_living(world: World, state: Rows, alive: Tensor) -> Tensor | None:

@@ -38,7 +38,6 @@ from mbrl_core.types import (
     Transition,
     Tree,
 )
-from mbrl_core.uncertainty import Unsure
 
 
 def check_model(
@@ -75,8 +74,8 @@ def check_model(
     _check_transition(model, dynamics.step(state, action, rng=generator(seed)), total)
     laws.check("Dynamics.step", lambda s, a, rng: dynamics.step(s, a, rng=rng), state, action)
     _check_step_rows(model, state, action, seed)
-    if isinstance(dynamics, Unsure):
-        unsure = dynamics.disagreement
+    unsure = getattr(dynamics, "disagreement", None)
+    if unsure is not None:
         _check_disagreement(unsure(state, action), total)
         laws.check("Dynamics.disagreement", lambda s, a, _rng: unsure(s, a), state, action)
 
@@ -338,15 +337,22 @@ def _check_no_gradient(name: str, plan: Plan, carry: Carry) -> None:
 def _check_rows_alone(
     name: str, planner: Planner, model: Model, state: Rows, seed: int, tolerance: float
 ) -> None:
+    def twice(here: Rows, seeds: list[int]) -> list[Plan]:
+        """A plan and, where there is a carry, the one that follows from it."""
+        first, carry = _plan(planner, model, here, [generator(s) for s in seeds])
+        if carry is None:
+            return [first]
+        return [first, _plan(planner, model, here, [generator(s) for s in seeds], carry)[0]]
+
     roots = rows.count(state)
-    batch, _ = _plan(planner, model, state, [generator(seed + b) for b in range(roots)])
+    batch = twice(state, [seed + b for b in range(roots)])
     for b in range(roots):
-        row = torch.tensor([b])
-        alone, _ = _plan(planner, model, rows.take(state, row), [generator(seed + b)])
-        why = "alone than in a batch"
-        _check_same_row(name, batch, b, alone, 0, tolerance, why)
-        spent = (_ledger(batch.cost, b), _ledger(alone.cost, 0))
-        _claim(spent[0] == spent[1], f"{name} counts other costs for root {b} {why}: {spent}")
+        alone = twice(rows.take(state, torch.tensor([b])), [seed + b])
+        for one, other, by in zip(batch, alone, ("", ", by its carry"), strict=False):
+            why = f"alone than in a batch{by}"
+            _check_same_row(name, one, b, other, 0, tolerance, why)
+            spent = (_ledger(one.cost, b), _ledger(other.cost, 0))
+            _claim(spent[0] == spent[1], f"{name} counts other costs for root {b} {why}: {spent}")
 
 
 def _check_reset(
@@ -380,6 +386,13 @@ def _check_same_row(
         yours = rows.take(getattr(other, what), torch.tensor([c]))
         same = _same(mine, yours, tolerance)
         _claim(same, f"{name} gives root {b} another Plan.{what} {why}: {mine} and {yours}")
+    after, later = (
+        [rows.take(action, torch.tensor([row])) for action in plan.then]
+        for plan, row in ((one, b), (other, c))
+    )
+    shared = min(len(after), len(later))  # a plan may stop where all its futures have ended
+    same = _same(after[:shared], later[:shared], tolerance)
+    _claim(same, f"{name} gives root {b} another Plan.then {why}: {after} and {later}")
 
 
 def _check_budget(

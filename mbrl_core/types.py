@@ -171,9 +171,7 @@ def _combine(join: Callable[..., Any], *costs: Cost) -> Cost:
 class Rollout(NamedTuple):
     """N simulated futures of each of B roots, as rows b*N + n."""
 
-    actions: list[
-        Rows
-    ]  # H entries of B*N rows; rows past the end of their episode are not meaningful
+    actions: list[Rows]  # H entries of B*N rows; those past the end of an episode were not taken
     rewards: Tensor  # [B, N, H]; 0 past the end
     discounts: Tensor  # [B, N, H]; 0 from the ending step on
     final: Rows  # B*N rows: the last state of each future

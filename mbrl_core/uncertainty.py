@@ -10,7 +10,7 @@ particles; `Penalised` charges for what the model does not know.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from mbrl_core import draws, rows
 from mbrl_core.types import Dynamics, Model, Proposal, Rng, Rows, Tokens, Transition
 from mbrl_core.world import absorb, place, step_rows, value_rows
+from mbrl_core.wrapper import Wrapper
 
 
 class Risk(Protocol):
@@ -233,7 +234,6 @@ class Particles:
         return Tokens(*map(together, spent))
 
 
-@runtime_checkable
 class Unsure(Dynamics, Protocol):
     """Dynamics that say how little they know."""
 
@@ -243,7 +243,7 @@ class Unsure(Dynamics, Protocol):
 
 
 @dataclass(frozen=True)
-class Penalised:
+class Penalised(Wrapper):
     """Dynamics whose reward is r - weight * u(s, a), u what the dynamics say they do not know.
 
     u is their `disagreement`. A positive weight keeps plans where the model has data (MOPO, Yu et
@@ -254,10 +254,9 @@ class Penalised:
     dynamics: Unsure
     weight: float
 
-    @property
-    def terminates(self) -> bool:
-        """See `Dynamics`."""
-        return getattr(self.dynamics, "terminates", True)
+    def around(self, dynamics: Dynamics) -> Penalised:
+        """See `Wrapper`."""
+        return Penalised(cast(Unsure, dynamics), self.weight)
 
     def step(self, state: Rows, action: Rows, *, rng: Rng) -> Transition:
         """See `Dynamics`."""
@@ -265,20 +264,15 @@ class Penalised:
         unknown = self.dynamics.disagreement(state, action)
         return moved._replace(reward=moved.reward - self.weight * unknown)
 
-    def dealt(self, size: int) -> Penalised:
-        """See `Particles`."""
-        deal = getattr(self.dynamics, "dealt", None)
-        return self if deal is None else Penalised(deal(size), self.weight)
-
 
 def penalised(model: Model, weight: float) -> Model:
     """`model` with `weight` times the disagreement of its dynamics taken off every reward.
 
     Raises ValueError where its dynamics has no `disagreement`.
     """
-    if not isinstance(model.dynamics, Unsure):
+    if not hasattr(model.dynamics, "disagreement"):
         raise ValueError(
             f"a penalty needs dynamics with disagreement(state, action), and "
             f"{type(model.dynamics).__name__} has none: an ensemble does"
         )
-    return model._replace(dynamics=Penalised(model.dynamics, weight))
+    return model._replace(dynamics=Penalised(cast(Unsure, model.dynamics), weight))

@@ -97,8 +97,7 @@ class World:
                 f"not {list(shape)}"
             )
         _expect("Policy.propose", "actions", rows.count(proposal.actions), total * shape[1])
-        drawn = _drawn(proposal.log_prior) if proposal.drawn is None else proposal.drawn
-        self._count("proposals", total, roots, drawn)
+        self._count("proposals", total, roots, _drawn(proposal, num))
         self._called(proposal.tokens, total, roots)
         if isinstance(self.model.action_space, Box) and isinstance(proposal.actions, Tensor):
             low, high = (bound.to(proposal.actions) for bound in self.model.action_space)
@@ -326,10 +325,17 @@ def replace(old: Rows, index: Tensor, new: Rows) -> Rows:
 _COUNTS = ("steps", "proposals", "values", "gradients", *Tokens._fields)
 
 
-def _drawn(log_prior: Tensor) -> Tensor | int:
-    """Candidates there are [R], or one number where no slot is empty."""
-    full = log_prior.min().item() > -torch.inf
-    return log_prior.shape[1] if full else (log_prior > -torch.inf).sum(1)
+def _drawn(proposal: Proposal, num: int) -> Tensor | int:
+    """Candidates drawn [R] of `num` asked for, or one number where no slot is empty.
+
+    A single one is there without a look at the device.
+    """
+    if proposal.drawn is not None:
+        return proposal.drawn
+    log_prior = proposal.log_prior
+    if num == 1 or log_prior.min().item() > -torch.inf:
+        return log_prior.shape[1]
+    return (log_prior > -torch.inf).sum(1)
 
 
 def _expect(who: str, what: str, got: object, expected: object) -> None:
@@ -350,7 +356,7 @@ def place(state: Rows) -> tuple[torch.dtype, torch.device]:
     tensors = [leaf for leaf in rows.leaves(state) if isinstance(leaf, Tensor)]
     real = [leaf for leaf in tensors if leaf.is_floating_point()]
     for leaf in real:
-        finite = torch.isfinite(leaf).view(len(leaf), -1).all(1)
+        finite = torch.isfinite(leaf).unsqueeze(-1).flatten(1).all(1)
         if not bool(finite.all()):
             bad = (~finite).nonzero().squeeze(1).tolist()
             raise ValueError(f"the root states hold NaN or infinity in rows {bad[:8]}")

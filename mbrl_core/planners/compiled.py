@@ -78,7 +78,7 @@ for _helper in (
     *(selection.mixed_value, selection.due_at_root, selection.due_visits),
     *(selection.gumbel_scores, selection.begun_visits, selection.total_visits),
     *(selection.log_visits, selection.to_probabilities, selection.open_node),
-    *(selection.set_priors, selection.descend, selection.choose),
+    *(selection.set_priors, selection.descend, selection.choose, selection.is_shown),
     *(selection.begin, selection.answer, selection.list_moves),
     *(game.tell_priors, game.make_moves),
 ):

@@ -72,12 +72,15 @@ class GradientPlanner(TrajectoryPlanner):
         with torch.enable_grad():
             sequences = sequences.detach().requires_grad_()
             rollout = simulate_actions(world, state, self.decode(bounds, sequences))
-            if not rollout.returns.requires_grad:
+            gradient = None
+            if rollout.returns.requires_grad:
+                total = rollout.returns.sum()
+                (gradient,) = torch.autograd.grad(total, sequences, allow_unused=True)
+            if gradient is None:
                 raise ValueError(
                     f"{world.planner} needs a model whose reward can be differentiated with "
                     "respect to the action, and this one returned rewards without a gradient"
                 )
-            (gradient,) = torch.autograd.grad(rollout.returns.sum(), sequences)
         detached = rollout._replace(
             actions=[a.detach() for a in rollout.actions],
             rewards=rollout.rewards.detach(),
@@ -95,13 +98,14 @@ class GradMPC(GradientPlanner):
     a_j <- clip(a_j + learning_rate * g_j), g_j = d return / d a_j through the model. Algorithm 1 of
     Jyothir S V et al. 2023, "Gradient-based planning with world models". Added to it: the
     candidates stay inside the action bounds after every step, one candidate starts at the warm
-    start, the best sequence ever evaluated is kept, and a stochastic model draws the same noise at
-    every step, so that the objective stands still. Every ascent step costs one evaluation of all
-    candidates, and one more without gradient comes last.
+    start (unless all start at the policy), the best sequence ever evaluated is kept, and a
+    stochastic model draws the same noise at every step, so that the objective stands still. Every
+    ascent step costs one evaluation of all candidates, and one more without gradient comes last.
 
     policy_samples: so many candidates start at rollouts of the model's policy (Policy+Grad-MPC of
         the same paper), all but the first with noise of `policy_std` added, which is a fraction of
-        half the action range. The other starts are draws around the warm start.
+        half the action range. The other starts are the warm start and draws around it; where
+        `policy_samples` is `samples` there are none, and the carry is not used.
     """
 
     samples: int = 8

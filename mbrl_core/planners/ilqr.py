@@ -79,7 +79,7 @@ class ILQR(TrajectoryPlanner):
         starts = self._starts(world, bounds, search, samples)
         flat = starts.flatten(0, 1)
         with world.iteration():
-            futures = _simulate(world, state, starts, seeds, lambda t, _now: flat[:, t])
+            futures = _simulate(world, state, samples, seeds, lambda t, _now: flat[:, t])
             search, path, _ = _accept(search, None, futures)
         damping = torch.zeros(world.roots, dtype=torch.float64)
         for i in range(self.iterations):
@@ -193,7 +193,7 @@ class _Futures(NamedTuple):
 
     rollout: Rollout
     actions: Tensor  # [B, N, H, A]
-    passed: list[Rows]  # at most H entries of B*N rows: the states before each step
+    passed: list[Rows]  # H entries of B*N rows: the states before each step
 
 
 class _Path(NamedTuple):
@@ -228,23 +228,21 @@ def _line_search(
         deviation = rows.vector(now) - here
         return steer(bounds, action, moves[:, :, t].flatten(0, 1), gain, deviation)
 
-    unmoved = path.actions.unsqueeze(1).expand_as(moves)
-    return _simulate(world, state, unmoved, seeds, choose)
+    return _simulate(world, state, samples, seeds, choose)
 
 
 def _simulate(
     world: World,
     state: Rows,
-    otherwise: Tensor,
+    samples: int,
     seeds: Tensor,
     choose: Callable[[int, Rows], Tensor],
 ) -> _Futures:
-    """N futures of each root, all with the noise of `seeds` [B, H].
+    """N = `samples` futures of each root, all with the noise of `seeds` [B, H].
 
-    `choose(t, states)` gives the actions [B*N, A]; `otherwise` [B, N, H, A] are those after all
-    have ended.
+    `choose(t, states)` gives the actions [B*N, A].
     """
-    samples, horizon = otherwise.shape[1:3]
+    horizon = seeds.shape[1]
     passed: list[Rows] = []
 
     def act(t: int, now: Rows, _moving: Tensor) -> Tensor:
@@ -253,8 +251,7 @@ def _simulate(
         return choose(t, now)
 
     rollout = simulate(world, rows.repeat(state, samples), act, horizon, samples=samples)
-    taken = torch.stack(rollout.actions, 1).unflatten(0, (world.roots, samples))
-    actions = torch.cat([taken, otherwise[:, :, taken.shape[2] :]], 2)
+    actions = torch.stack(rollout.actions, 1).unflatten(0, (world.roots, samples))
     return _Futures(rollout, actions, passed)
 
 
@@ -276,8 +273,8 @@ def _path(futures: _Futures, index: Tensor) -> _Path:
     rollout, (roots, samples, horizon) = futures.rollout, futures.actions.shape[:3]
     root = torch.arange(roots, device=index.device)
     row = root * samples + index
-    steps = torch.arange(horizon, device=index.device).clamp(max=len(futures.passed) - 1)
-    discounts = rollout.discounts[root, index][:, steps]
+    steps = torch.arange(horizon, device=index.device)
+    discounts = rollout.discounts[root, index]
     going = torch.cat([torch.ones_like(discounts[:, :1]), discounts[:, :-1]], 1) != 0
     each = row.unsqueeze(1) + roots * samples * steps
     return _Path(

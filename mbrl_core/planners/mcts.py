@@ -26,10 +26,11 @@ if TYPE_CHECKING:  # compiling takes numba, which takes its time: it waits for t
 
 @dataclass(frozen=True)
 class Widening:
-    """A node with n visits shows its first ceil(`scale` * n**`power`) candidates.
+    """A node with n visits shows its ceil(`scale` * n**`power`) candidates of highest prior.
 
     Progressive widening (Coulom 2007, "Computing Elo ratings of move patterns in the game of Go";
-    Chaslot et al. 2008), for actions that cannot all be tried. Chance nodes show all.
+    Chaslot et al. 2008), for actions that cannot all be tried. Equal priors, as those of draws
+    are, leave the candidates in the order of the proposal. Chance nodes show all.
     """
 
     scale: float = 1.0
@@ -91,6 +92,11 @@ class MCTS:
         if self.reuse and isinstance(self.selection, Gumbel):
             raise ValueError(
                 "MCTS.reuse needs UCT or PUCT: Gumbel's sequential halving counts from no visits"
+            )
+        if self.widening is not None and isinstance(self.selection, Gumbel):
+            raise ValueError(
+                "MCTS.widening needs UCT or PUCT: Gumbel's sequential halving shares out its "
+                "simulations among candidates that are all there from the first"
             )
 
     @torch.no_grad()

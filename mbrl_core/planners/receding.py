@@ -77,13 +77,12 @@ class RecedingHorizon:
             plan, warm = self.planner(
                 model, here, warm, rng=draws.take(rng, index), budget=share, listen=listen
             )
-            chunk = [plan.action, *plan.then][: min(self.execute, self.steps - len(played))]
+            chunk = self._chunk(plan, min(self.execute, self.steps - len(played)))
             for action in chunk:
                 actions.append(action if everyone else replace(actions[-1], index, action))
                 moved = world.step(state, actions[-1], alive=alive)
                 state, alive = moved.state, alive & (moved.discount != 0)
                 played.append(moved)
-            self._check_length(len(chunk), len(played), alive)
             if len(chunk) > 1 and warm is not None:
                 warm = warm.shift(len(chunk) - 1)
             carry = warm if everyone or warm is None else replace(carry, index, warm)
@@ -113,12 +112,20 @@ class RecedingHorizon:
                     )
         return Budget(**limits)
 
-    def _check_length(self, executed: int, played: int, alive: Tensor) -> None:
-        if executed < self.execute and played < self.steps and bool(alive.any()):
+    def _chunk(self, plan: Plan, number: int) -> list[Rows]:
+        """The first `number` actions of a plan.
+
+        One whose futures have all ended need not go on; where the episode does, its last action is
+        repeated, which is what a root gets whose futures end before those of the others.
+        """
+        chunk = [plan.action, *plan.then][:number]
+        missing = number - len(chunk)
+        if missing and not (isinstance(plan.trace, Rollout) and bool(plan.trace.ended.all())):
             raise ValueError(
                 f"RecedingHorizon.execute is {self.execute}, but {type(self.planner).__name__} "
-                f"planned no more than {executed} actions ahead"
+                f"planned no more than {len(chunk)} actions ahead"
             )
+        return chunk + chunk[-1:] * missing
 
 
 def _episode(

@@ -262,8 +262,9 @@ class MPPI(SamplingPlanner):
         `normalize`.
     control_cost: gamma of the same paper, algorithm 2, in units of return: every candidate is
         charged gamma * sum_t u_t' Sigma^-1 e_t, where u is the mean, e the candidate's deviation
-        from it and Sigma the diagonal of squared standard deviations. 0 leaves the cost of control
-        to the model's reward.
+        from it and Sigma the diagonal of squared standard deviations. The sum runs over all that
+        is searched over, steps after the end of an episode too. 0 leaves the cost of control to the
+        model's reward.
     smooth: smooth every new mean by parabolas fitted to so many neighbouring values, an odd number
         (Savitzky and Golay 1964); 1 does nothing.
     """

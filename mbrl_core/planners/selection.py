@@ -9,7 +9,7 @@ compiled too, once per process; it may call `transform` and functions decorated 
 The candidates are records (see `tree.py`): `visits` of the child (0 where none has been made), `q`
 = reward + discount * value of the child, `logit` (log prior up to a constant), `prior` (softmax of
 the logits over the node). A candidate whose logit is -inf is an empty slot: whatever score it gets
-is ignored. Equal scores go to the lower candidate number.
+is ignored, as is that of one not shown yet. Equal scores go to the lower candidate number.
 """
 
 from __future__ import annotations
@@ -400,7 +400,7 @@ class Search(NamedTuple):
     selection: Any
     simulations: int
     deepest: int  # nodes at this depth are not descended
-    open_scale: float  # a node with n visits shows its first ceil(scale * n**power) candidates
+    open_scale: float  # a node with n visits shows its ceil(scale * n**power) likeliest candidates
     open_power: float
 
 
@@ -549,25 +549,34 @@ def choose(search: Any, node: Any, edges: Any, noise: Any, turn: int, scores: An
     At a chance node nature's outcomes take turns: argmax p / (n + 1), which keeps their shares
     close to p (Antonoglou et al. 2022).
     """
-    shown = len(edges)
+    wide = len(edges)
     if node.chance:
-        for k in range(shown):
+        for k in range(len(edges)):
             scores[k] = edges[k].prior / (1 + edges[k].visits)
     else:
         if search.open_scale < math.inf:
-            wide = math.ceil(search.open_scale * node.visits**search.open_power)
-            shown = min(shown, max(wide, 1))
-        score(
-            search.selection, node, edges[:shown], noise, turn, search.simulations, scores[:shown]
-        )
+            shown = math.ceil(search.open_scale * node.visits**search.open_power)
+            wide = min(wide, max(shown, 1))
+        score(search.selection, node, edges, noise, turn, search.simulations, scores)
     best, choice = -math.inf, NONE
-    for k in range(shown):
+    for k in range(len(edges)):
         if edges[k].logit > -math.inf:
             if edges[k].child == UNDER_WAY:
                 choice = UNDER_WAY if choice == NONE else choice
-            elif scores[k] > best:
+            elif scores[k] > best and is_shown(edges, k, wide):
                 best, choice = scores[k], k
     return choice
+
+
+def is_shown(edges: Any, k: int, wide: int) -> bool:
+    """Whether candidate k is among the `wide` of highest logit, the lower number first."""
+    if wide == len(edges):
+        return True
+    ahead = 0
+    for j in range(len(edges)):
+        higher = edges[j].logit > edges[k].logit
+        ahead += higher or (edges[j].logit == edges[k].logit and j < k)
+    return ahead < wide
 
 
 def conclude(search: Any, nodes: Any, edges: Any, noise: Any, final: Any, weights: Any) -> None:

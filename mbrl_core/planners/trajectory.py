@@ -174,7 +174,6 @@ class SequencePlanner:
             return None
         world.book(samples, steps=self.horizon, proposals=self.horizon)
         drawn = simulate_policy(world, state, self.horizon, samples).actions
-        drawn += drawn[-1:] * (self.horizon - len(drawn))  # all episodes ended early
         actions = torch.stack(drawn, 1).unflatten(0, (world.roots, samples))
         return actions.to(dtype=world.dtype, device=world.device)
 

@@ -262,6 +262,35 @@ def test_noise_that_hides_the_state_leaves_chance() -> None:
         elite_stability(CHOOSER, model, state, 1.0, horizon=1, samples=4, top=5, rng=generator(0))
 
 
+class Cracked(Sign):
+    """Pays by the second number of the action; which of the bad earn NaN the state decides."""
+
+    def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
+        broken = (action[:, 1] < 0) & (action[:, 0] * state[:, 0] > 0)
+        reward = torch.where(broken, torch.nan, action[:, 1])
+        return super().step(state, action, rng=rng)._replace(reward=reward)
+
+
+def test_candidates_without_a_return_are_not_among_the_best() -> None:
+    model, state = Model(Cracked(), action_space=BOX), torch.full((5, 2), 1e-6).double()
+    found = elite_stability(
+        CHOOSER, model, state, 1.0, horizon=1, samples=64, top=8, rng=generator(0)
+    )
+    assert found.overlap.tolist() == [1] * 5
+
+
+def test_states_need_not_lie_in_memory_in_their_order() -> None:
+    class Boards:
+        def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
+            after = state.transpose(1, 2)
+            return Transition(after, after.sum((1, 2)), torch.ones(len(state)))
+
+    state = torch.randn(2, 3, 3, generator=generator(0)).transpose(1, 2)
+    recording = record(Boards(), state, [torch.zeros(2)] * 2, rng=generator(0))
+    found = compounding_error(Model(Boards()), recording, rng=generator(0))
+    assert found.rolled.tolist() == [[0.0, 0.0]] * 2
+
+
 class Sleeper:
     """Random shooting that takes its time."""
 

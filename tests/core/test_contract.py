@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -51,6 +51,7 @@ from mbrl_core import (
 )
 from mbrl_core.testing import check_model, check_planner
 from tests.worlds import (
+    Glider,
     TensorGarden,
     double_rewards,
     exported_planners,
@@ -64,6 +65,20 @@ from tests.worlds import (
 )
 
 PATHS = ["start", "gate>left", "start>right"]
+
+
+class Fenced(Glider):
+    """A glider whose episode ends where its first number leaves [-1, 1]."""
+
+    terminates = True
+
+    def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
+        moved = super().step(state, action, rng=rng)
+        out = moved.state[:, 0].abs() > 1
+        return moved._replace(discount=torch.where(out, 0.0, moved.discount))
+
+
+FENCED = Fenced()
 RISKY = Particles(tensor_garden(0.25), 3, CVaR(0.5))
 RISKY_TEXT = Particles(text_garden(0.25), 2, Worst())
 WINDY = Particles(gusty_glider(), 3, MeanStd(0.5))
@@ -74,6 +89,10 @@ WORLDS: dict[str, tuple[Model, Rows]] = {
     "text": (text_garden(0.25), PATHS),
     "text_with_tokens": (metered_garden(), PATHS),
     "differentiable": (glider(), torch.randn(3, 2, generator=generator(0)).double()),
+    "fenced": (  # all futures of the first root end at once, those of the last never
+        glider()._replace(dynamics=FENCED, value=FENCED),
+        torch.tensor([[3.0, 0.2], [0.8, 0.5], [0.1, -0.2]]).double(),
+    ),
     "tensor_particles": (RISKY.model(), RISKY.root(tensor_rows(PATHS))),
     "text_particles": (RISKY_TEXT.model(), RISKY_TEXT.root(PATHS)),
     "differentiable_particles": (
@@ -167,6 +186,10 @@ CONTINUOUS: dict[str, Planner] = {
         planner=CEM(horizon=3, samples=16, elites=4, iterations=2), steps=2
     ),
 }
+BY_POLICY: dict[str, Planner] = {
+    "tdmpc_by_policy": TDMPC(horizon=3, samples=8, elites=8, policy_samples=6, output="best"),
+    "grad_mpc_by_policy": GradMPC(horizon=3, samples=3, iterations=2, policy_samples=3),
+}
 METERED = ("best_of_n", "beam", "dvts", "dfs", "particle_filter", "gumbel")
 SECOND_ORDER: dict[str, Planner] = {
     "ddp": ILQR(horizon=3, samples=4, iterations=3, second_order=True),
@@ -181,6 +204,7 @@ PAIRS = [
         "text": ANYWHERE | TEXT_ONLY,
         "text_with_tokens": {name: ANYWHERE[name] for name in METERED},
         "differentiable": ANYWHERE | CONTINUOUS | SECOND_ORDER,
+        "fenced": ANYWHERE | CONTINUOUS | BY_POLICY,
         "tensor_particles": ANYWHERE | OPEN_LOOP,
         "text_particles": ANYWHERE,
         "differentiable_particles": CONTINUOUS,
@@ -306,6 +330,15 @@ def test_check_model_sees_a_false_promise_never_to_end() -> None:
         check_model(Model(NeverEnding()), tensor_rows(PATHS), action=torch.tensor([2, 2, 2]))
 
 
+class Careful(NamedTuple):
+    """A carry of the planner below."""
+
+    mean: Tensor
+
+    def reset(self, mask: Tensor) -> Careful:
+        return Careful(torch.where(mask, 0.0, self.mean))
+
+
 class Careless:
     """Beam search with one fault."""
 
@@ -316,7 +349,7 @@ class Careless:
     def __call__(self, model: Model, state: Rows, carry: Any = None, **options: Any) -> Any:
         if self.fault == "budget":
             options["budget"] = None
-        plan, carry = BeamSearch(width=2, expand=2, depth=2)(model, state, carry, **options)
+        plan, warm = BeamSearch(width=2, expand=2, depth=2)(model, state, **options)
         self.plans += self.fault == "settings"
         faults = {
             "ledger": lambda: plan._replace(cost=plan.cost._replace(steps=plan.cost.steps + 1)),
@@ -325,8 +358,13 @@ class Careless:
             "unseeded": lambda: plan._replace(value=plan.value + torch.rand(())),
             "nan": lambda: plan._replace(value=plan.value * torch.nan),
             "rows": lambda: plan._replace(value=plan.value - plan.value.mean()),
+            "later": lambda: plan._replace(then=[plan.action - plan.action[:1]]),
         }
-        return faults.get(self.fault, lambda: plan)(), carry
+        if self.fault == "carry":
+            if carry is not None:
+                plan = plan._replace(value=plan.value + carry.mean)
+            warm = Careful(plan.value - plan.value.mean())
+        return faults.get(self.fault, lambda: plan)(), warm
 
 
 @pytest.mark.parametrize(
@@ -338,6 +376,8 @@ class Careless:
         ("unseeded", "two plans for one seed"),
         ("nan", "finite Plan.value"),
         ("rows", "gives root 0 another Plan.value alone"),
+        ("later", "gives root 1 another Plan.then alone"),
+        ("carry", "another Plan.value alone than in a batch, by its carry"),
         ("settings", "changed its own hyperparameters"),
         ("budget", "of a budget of"),
     ],

@@ -201,6 +201,17 @@ def test_a_model_of_the_latest_transition_follows_a_changed_world() -> None:
         assert tables.q.item() == expected, kind
 
 
+def test_of_one_pair_in_a_batch_the_last_row_is_believed() -> None:
+    dyna = DynaQ(states=2, actions=1, planning=0, model="last")
+    here = torch.zeros(3, dtype=torch.int64)
+    moved = Transition(
+        torch.tensor([1, 1, 0]), torch.tensor([1.0, 2.0, 5.0]), torch.full((3,), 0.5)
+    )
+    tables = dyna.learn(dyna.start(), here, here, moved, rng=generator(0))
+    assert tables.visits.flatten().tolist() == [1, 0] and tables.earned.flatten().tolist() == [5, 0]
+    assert tables.leads.flatten().tolist() == [0.5, 0, 0, 0]
+
+
 def test_ties_are_broken_at_random_and_epsilon_is_a_share() -> None:
     dyna = DynaQ(states=1, actions=4, epsilon=0.2)
     tables = dyna.start()

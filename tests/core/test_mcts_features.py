@@ -144,8 +144,27 @@ def test_a_node_shows_as_many_candidates_as_its_visits_allow() -> None:
             slots = tree.slot[b][tree.parent[b] == node].tolist()
             # The last visit below the node came when it had one visit less.
             shown = math.ceil(widening.scale * (int(tree.visits[b, node]) - 1) ** widening.power)
-            assert max(slots, default=-1) < max(shown, 1)
+            at = int(tree.states.view(4, -1)[b, node])
+            likeliest = maze.logits[at].argsort(descending=True).tolist()
+            assert set(slots) <= set(likeliest[: max(shown, 1)])
     assert (tree.visits[:, 0] > 4).all()
+
+
+def test_empty_slots_are_not_shown() -> None:
+    class Gaps(Maze):
+        """The first candidate is missing everywhere; the others are equally likely."""
+
+        def propose(self, state: Tensor, num: int, *, rng: Rng) -> Proposal:
+            full = super().propose(state, num, rng=rng)
+            gaps = torch.tensor([-torch.inf, 0.0, 0.0]).expand_as(full.log_prior)
+            return full._replace(log_prior=gaps)
+
+    maze = Gaps(6, ends=0.0)
+    narrow = Widening(scale=1.0, power=1e-6)  # one candidate at the first visit, then two
+    planner = MCTS(simulations=4, candidates=CHOICES, selection=UCT(), widening=narrow)
+    tree = tree_of(planner(maze.model, maze.roots(), rng=generator(0))[0])
+    assert tree.slot[:, 1].tolist() == [1] * 4  # equal priors leave the order as it is
+    assert set(tree.slot[:, 1:].flatten().tolist()) == {1, 2}
 
 
 def test_wide_open_is_not_widening() -> None:
@@ -275,8 +294,13 @@ def test_step_level_search_goes_on_in_its_tree() -> None:
 
 
 def test_gumbel_refuses_to_go_on() -> None:
-    with pytest.raises(ValueError, match="sequential halving"):
+    with pytest.raises(ValueError, match=r"MCTS\.reuse .* sequential halving"):
         MCTS(simulations=8, candidates=3, selection=Gumbel(), reuse=True)
+
+
+def test_gumbel_refuses_to_widen() -> None:
+    with pytest.raises(ValueError, match=r"MCTS\.widening .* sequential halving"):
+        MCTS(simulations=8, candidates=3, selection=Gumbel(), widening=Widening())
 
 
 # Games of two players

@@ -32,7 +32,7 @@ from mbrl_core import (
 from mbrl_core.planners.gradient import Ascent, Optimizer
 from mbrl_core.planners.series import savitzky_golay, spline
 from mbrl_core.planners.trajectory import Search, SequencePlanner
-from mbrl_core.rollouts import simulate_actions
+from mbrl_core.rollouts import simulate_actions, simulate_policy
 from mbrl_core.world import World
 from tests.worlds import Glider, glider, tensor_garden, tensor_rows
 
@@ -280,6 +280,27 @@ def test_a_policy_that_ends_every_episode_still_gives_whole_sequences() -> None:
     planner = TDMPC(horizon=3, samples=16, elites=4, iterations=2, policy_samples=3)
     plan, _ = planner(model, START, rng=generator(0))
     assert plan.valid.all() and len(plan.then) == 2
+
+
+def test_what_has_ended_repeats_its_last_action() -> None:
+    class Short(Glider):
+        """Rows whose first number is above 0 end at once."""
+
+        terminates = True
+
+        def step(self, state: Tensor, action: Tensor, *, rng: Rng):  # type: ignore[no-untyped-def]
+            moved = super().step(state, action, rng=rng)
+            return moved._replace(discount=torch.where(state[:, 0] > 0, 0.0, moved.discount))
+
+    for root in ([1.0, -0.5], [-9.0, 0.3]):
+        state = torch.tensor([root, [-9.0, 0.3]]).double()
+        world = World("test", glider()._replace(dynamics=Short()), state, rng=generator(0))
+        future = simulate_policy(world, state, 3, 2)
+        actions = torch.stack(future.actions, 1).view(2, 2, 3)
+        assert torch.equal(
+            actions[0, :, 1:] == actions[0, :, :1], future.ended[0, :, None].expand(2, 2)
+        )
+        assert not future.ended[1].any() and (actions[1].diff(dim=1) != 0).all()
 
 
 # Categorical CEM

@@ -32,7 +32,7 @@ from mbrl_core import (
     generator,
     rows,
 )
-from tests.worlds import TensorGarden, glider, tensor_garden, tensor_rows, text_garden
+from tests.worlds import Glider, TensorGarden, glider, tensor_garden, tensor_rows, text_garden
 
 PATHS = ["start", "gate"]
 TRAJECTORY: list[Planner] = [
@@ -68,6 +68,24 @@ def test_text_is_refused_where_actions_must_be_continuous(planner: Planner) -> N
         planner(text_garden(), PATHS, rng=generator(0))
     with pytest.raises(ValueError, match=r"must be a Box\(low, high\), not Discrete\(n=3\)"):
         planner(tensor_garden(), tensor_rows(PATHS), rng=generator(0))
+
+
+class Deaf(Glider):
+    """A glider that no action moves, with weights that are trained."""
+
+    def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
+        return (
+            super()
+            .step(state, torch.zeros_like(action), rng=rng)
+            ._replace(reward=self.critic(state).squeeze(1))
+        )
+
+
+@pytest.mark.parametrize("planner", [GradMPC(horizon=2), GradCEM(horizon=2)])
+def test_a_reward_without_a_gradient_is_refused(planner: Planner) -> None:
+    model = glider()._replace(dynamics=Deaf())
+    with pytest.raises(ValueError, match="can be differentiated with respect to the action"):
+        planner(model, torch.ones(2, 2).double(), rng=generator(0))
 
 
 class Misshapen(TensorGarden):

@@ -21,6 +21,7 @@ from mbrl_core import (
     Rng,
     Rows,
     Transition,
+    draws,
     generator,
     repeat_actions,
     rows,
@@ -132,9 +133,12 @@ def test_a_row_that_has_ended_is_stepped_no_more() -> None:
     assert moved.discount.tolist() == [0.0625, 0.0, 0.0]
 
 
-def test_action_repeat_must_be_a_positive_number() -> None:
-    with pytest.raises(ValueError, match=r"ActionRepeat\.times"):
-        ActionRepeat(Glider(), 0)
+@pytest.mark.parametrize("times", [0, 2.5, True])
+def test_action_repeat_must_be_a_positive_number(times: int) -> None:
+    with pytest.raises(
+        ValueError, match=r"ActionRepeat\.times must be a whole number of at least 1"
+    ):
+        ActionRepeat(Glider(), times)
 
 
 # Chunks
@@ -194,6 +198,30 @@ def test_a_planner_that_plans_one_action_cannot_give_chunks() -> None:
     chunks = RecedingHorizon(planner=MCTS(simulations=4, candidates=2), steps=4, execute=2)
     with pytest.raises(ValueError, match="execute is 2, but MCTS planned no more than 1 action"):
         chunks(tensor_garden(), tensor_rows(["start"]), rng=generator(0))
+
+
+def test_a_plan_whose_futures_all_end_is_executed_to_the_end_of_its_chunk() -> None:
+    class Brittle(Glider):
+        """Ends in every future that is imagined, and in the one played with its own generator."""
+
+        terminates = True
+
+        def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
+            moved = super().step(state, action, rng=rng)
+            ended = draws.uniform(rng, len(state)) < 0.6
+            return moved._replace(discount=torch.where(ended, 0.0, moved.discount))
+
+    model = glider()._replace(dynamics=Brittle())
+    for actions in ("uniform", "policy"):
+        inner = RandomShooting(samples=2, horizon=3, actions=actions)  # type: ignore[arg-type]
+        chunks = RecedingHorizon(planner=inner, steps=4, execute=2)
+        for seed in range(10):
+            check_planner(chunks, model, START, seed=seed)
+        nested = RecedingHorizon(
+            planner=RecedingHorizon(planner=inner, steps=3), steps=4, execute=3
+        )
+        for seed in range(10):
+            nested(model, START[:1], rng=generator(seed))
 
 
 def test_the_budget_is_shared_among_plans_not_steps() -> None:

@@ -266,6 +266,15 @@ def test_no_iteration_waits_for_the_device(planner: TrajectoryPlanner) -> None:
 # Refits
 
 
+def test_futures_of_a_policy_that_never_end_wait_for_no_device() -> None:
+    def waits(horizon: int) -> int:
+        with Asked() as asked:
+            RandomShooting(samples=4, horizon=horizon)(glider(), START, rng=generator(0))
+        return asked.times
+
+    assert waits(2) == waits(7)
+
+
 def search(*shape: int) -> Search:
     zero = torch.zeros(shape)
     return Search(zero, torch.ones(shape), zero, torch.full(shape[:1], -torch.inf), zero)

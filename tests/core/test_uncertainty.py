@@ -19,6 +19,7 @@ from mbrl_core import (
     MPPI,
     TDMPC,
     UCT,
+    ActionRepeat,
     BeamSearch,
     Box,
     Budget,
@@ -50,10 +51,13 @@ from mbrl_core import (
     penalised,
     rows,
 )
+from mbrl_core.chunks import Chunked
+from mbrl_core.hybrid import Residual, ResidualNet
 from mbrl_core.rollouts import simulate_actions
 from mbrl_core.testing import check_model
-from mbrl_core.world import World
+from mbrl_core.world import World, step_rows
 from tests.worlds import (
+    TensorGarden,
     glider,
     gusty_glider,
     metered_garden,
@@ -442,6 +446,46 @@ def test_check_model_knows_the_optional_members(dynamics: Foggy, law: str) -> No
     check_model(Model(Foggy()), state, action=torch.ones(2, 1))
     with pytest.raises(AssertionError, match=law):
         check_model(Model(dynamics), state, action=torch.ones(2, 1))
+
+
+class Knowing(Foggy):
+    """Has every optional member."""
+
+    size = 0
+
+    def step_rows(self, state: Tensor) -> Tensor:
+        return torch.full((len(state),), 3)
+
+    def dealt(self, size: int) -> Knowing:
+        other = Knowing()
+        other.size = size
+        return other
+
+
+@pytest.mark.parametrize(
+    ("wrap", "times"),
+    [
+        (lambda inside: Chunked(inside, 2), 1),
+        (lambda inside: ActionRepeat(inside, 2), 2),
+        (lambda inside: Penalised(inside, 1.0), 1),
+        (lambda inside: Residual(inside, ResidualNet(1, 1)), 1),
+    ],
+    ids=["chunked", "repeat", "penalised", "residual"],
+)
+def test_wrappers_pass_on_the_optional_members(wrap: Callable[..., Any], times: int) -> None:
+    state, action = torch.tensor([[0.5], [2.0], [-4.0]]), torch.ones(3, 1)
+    wrapped = wrap(Knowing())
+    check_model(Model(wrapped), state, action=action)
+    assert wrapped.step_rows(state).tolist() == [3 * times] * 3
+    assert not wrapped.terminates
+    assert wrapped.dealt(5).dynamics.size == 5 and type(wrapped.dealt(5)) is type(wrapped)
+    assert wrapped.disagreement(state, action).tolist() == [1.5, 3.0, 3.0]
+    priced = penalised(Model(wrapped), 2.0).dynamics.step(state, action, rng=generator(0))
+    bare = wrapped.step(state, action, rng=generator(0))
+    assert torch.equal(priced.reward, bare.reward - 2 * torch.tensor([1.5, 3.0, 3.0]))
+    plain = wrap(TensorGarden())
+    assert not hasattr(plain, "disagreement") and plain.terminates
+    assert step_rows(Model(plain), state) == times
 
 
 def test_a_penalty_is_taken_off_the_reward() -> None:
