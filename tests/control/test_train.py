@@ -19,7 +19,18 @@ from control.checkpoints import CheckpointError
 from control.episodes import run_episodes
 from control.train import train
 from control.world_model import load_world_model
-from mbrl_core import CEM, MPPI, Carry, Discrete, GradMPC, RandomShooting, draws
+from mbrl_core import (
+    CEM,
+    MCTS,
+    MPPI,
+    BeamSearch,
+    Carry,
+    Discrete,
+    GradMPC,
+    ParticleFilter,
+    RandomShooting,
+    draws,
+)
 
 EPISODE = 80  # frames; ten decisions
 TINY = {
@@ -67,6 +78,20 @@ def test_a_run_given_more_frames_equals_one_never_stopped(straight, tmp_path):
     for frames in (1, 3 * EPISODE, 6 * EPISODE):
         train(out=tmp_path, frames=frames, **TINY)
     assert_same(straight, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "planner",
+    [
+        BeamSearch(width=2, expand=2, depth=2),
+        ParticleFilter(particles=4, depth=2),
+        MCTS(simulations=3, candidates=2),
+    ],
+    ids=["beam", "particle_filter", "mcts"],
+)
+def test_searches_over_candidate_actions_train_a_model_too(planner, tmp_path):
+    train(out=tmp_path, frames=3 * EPISODE, **TINY | {"planner": planner})
+    assert load_world_model(tmp_path / "model.pt").env == TINY["env"]
 
 
 def test_a_killed_run_continues_bit_for_bit(straight, tmp_path):

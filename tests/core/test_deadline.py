@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 from torch import Tensor
@@ -21,6 +19,7 @@ from mbrl_core import (
     Rng,
     Transition,
     generator,
+    world,
 )
 from mbrl_core.planners.trajectory import SequencePlanner
 from tests.worlds import Glider, TensorGarden, glider, tensor_garden, tensor_rows
@@ -28,19 +27,44 @@ from tests.worlds import Glider, TensorGarden, glider, tensor_garden, tensor_row
 NAP = 0.01  # seconds that one call of the model takes
 
 
-class SleepyGlider(Glider):
+class Clock:
+    """Time that passes only while the model is called, however busy the machine."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(world, "time", clock)
+    return clock
+
+
+class SlowGlider(Glider):
     """A glider that takes its time."""
 
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+
     def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
-        time.sleep(NAP)
+        self.clock.now += NAP
         return super().step(state, action, rng=rng)
 
 
-class SleepyGarden(TensorGarden):
+class SlowGarden(TensorGarden):
     """A garden that takes its time."""
 
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+
     def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
-        time.sleep(NAP)
+        self.clock.now += NAP
         return super().step(state, action, rng=rng)
 
 
@@ -58,12 +82,12 @@ class SleepyGarden(TensorGarden):
     ],
     ids=lambda planner: f"{type(planner).__name__}-{planner.output}",
 )
-def test_the_overshoot_is_less_than_one_model_call(planner: SequencePlanner) -> None:
+def test_the_overshoot_is_less_than_one_model_call(planner: SequencePlanner, clock: Clock) -> None:
     deadline = 0.3
     if isinstance(planner, CategoricalCEM):
-        model, state = tensor_garden()._replace(dynamics=SleepyGarden()), tensor_rows(["start"])
+        model, state = tensor_garden()._replace(dynamics=SlowGarden(clock)), tensor_rows(["start"])
     else:
-        model, state = glider()._replace(dynamics=SleepyGlider()), torch.ones(1, 2).double()
+        model, state = glider()._replace(dynamics=SlowGlider(clock)), torch.ones(1, 2).double()
     plan, _ = planner(model, state, rng=generator(0), budget=Budget(seconds=deadline))
     assert plan.valid.all()
     assert deadline / 3 < plan.cost.seconds < deadline + NAP
