@@ -528,6 +528,7 @@
     // that began on one ends on it.
     later(anew = true) {
       this.stale ||= anew;
+      this.element.setAttribute("aria-busy", "true");
       this.pending ??= requestAnimationFrame(() => {
         this.pending = null;
         if (this.stale) this.drawRows();
@@ -539,6 +540,7 @@
         this.drawLegend();
         if (this.kind === "tree") this.drawMap();
         else if (!this.map.hidden) this.drawLines();
+        this.element.setAttribute("aria-busy", "false");
       });
     }
 

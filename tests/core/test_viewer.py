@@ -175,13 +175,17 @@ def browser() -> str:
 def render(browser: str, tmp_path: Path) -> Render:
     def render(plan: Plan, wish: str = "", **options: Any) -> Dom:
         page = save_html(plan, tmp_path / "page.html", **options)
-        command = [
-            browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-            f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1000,2000",
-            "--virtual-time-budget=1000", "--dump-dom", f"{page.as_uri()}#{wish}",
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-        assert "CONSOLE" not in done.stderr, done.stderr  # an error of the script
+        for milliseconds in (1000, 4000, 16000):  # a busy machine may not have drawn the page yet
+            command = [
+                browser, "--headless=new", "--no-sandbox", "--disable-gpu",
+                "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}",
+                "--window-size=1000,2000", f"--virtual-time-budget={milliseconds}", "--dump-dom",
+                f"{page.as_uri()}#{wish}",
+            ]  # fmt: skip
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+            assert "CONSOLE" not in done.stderr, done.stderr  # an error of the script
+            if 'aria-busy="true"' not in done.stdout:
+                break
         return Dom(done.stdout)
 
     return render
