@@ -12,7 +12,9 @@ _OPERATORS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
-_EQUATION = re.compile(r"<<([^<>=]+)=([^<>=]+)>>(-?[\d.,]*)")
+ANNOTATION = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
+"""An expression and its result, for a calculator (Cobbe et al. 2021)."""
+_ANNOTATED = re.compile(ANNOTATION.pattern + r"(-?[\d.,]*)")
 
 
 def evaluate(expression: str) -> Fraction | None:
@@ -42,7 +44,7 @@ def miscalculated(text: str) -> bool:
     Wrong are a result that is not the expression's value and a number that is not the result. What
     cannot be read as arithmetic is not judged, and neither is text without annotations.
     """
-    for expression, result, number in _EQUATION.findall(text):
+    for expression, result, number in _ANNOTATED.findall(text):
         value, said = evaluate(expression), evaluate(result)
         if value is not None and said is not None and value != said:
             return True

@@ -10,11 +10,10 @@ import re
 from fractions import Fraction
 from random import Random
 
-from reasoning.arithmetic import evaluate
+from reasoning.arithmetic import ANNOTATION, evaluate
 from reasoning.tasks.types import Problem
 
 _NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?|(?<=[=>$])\.\d+")
-_ANNOTATION = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
 
 
 def _number(text: str) -> Fraction:
@@ -37,7 +36,7 @@ def redraw(problem: Problem, rng: Random, tries: int = 20) -> Problem | None:
         tries: draws before giving up.
     """
     text = problem.solution_text()
-    annotations = [(m[1], m[2]) for m in _ANNOTATION.finditer(text)]
+    annotations = [(m[1], m[2]) for m in ANNOTATION.finditer(text)]
     try:
         asked = {_number(m[0]) for m in _NUMBER.finditer(problem.question)}
         results = [_number(result) for _, result in annotations]

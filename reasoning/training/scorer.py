@@ -24,7 +24,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from reasoning.arithmetic import evaluate
+from reasoning.arithmetic import ANNOTATION, evaluate
 from reasoning.embedded import folder_of
 from reasoning.tasks.generator import generate_problems
 from reasoning.tasks.types import Problem
@@ -35,12 +35,11 @@ from reasoning.training.sampling import sample
 from reasoning.training.tokenizer import PROMPT, STEP_TAG
 
 _SIMPLE = re.compile(r"<<([0-9]+)([-+*/])([0-9]+)=([0-9]+)>>[0-9]+")
-_EQUATION = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
 
 
 def equation_key(line: str) -> tuple[str, ...] | None:
     """What a line computes, the same for ``3*4`` and ``4*3``; None without a right equation."""
-    match = _EQUATION.search(line)
+    match = ANNOTATION.search(line)
     if match is None:
         return None
     expression, result = match[1].replace(" ", ""), match[2].strip()

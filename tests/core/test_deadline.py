@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from mbrl_core import (
     CEM,
@@ -13,16 +12,19 @@ from mbrl_core import (
     TDMPC,
     Budget,
     CategoricalCEM,
+    Dynamics,
     GradCEM,
     GradMPC,
     Planner,
     Rng,
+    Rows,
     Transition,
     generator,
     world,
 )
 from mbrl_core.planners.trajectory import SequencePlanner
-from tests.worlds import Glider, TensorGarden, glider, tensor_garden, tensor_rows
+from mbrl_core.wrapper import Wrapper
+from tests.worlds import glider, tensor_garden, tensor_rows
 
 NAP = 0.01  # seconds that one call of the model takes
 
@@ -44,28 +46,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-class SlowGlider(Glider):
-    """A glider that takes its time."""
+class Slow(Wrapper):
+    """Dynamics that take their time."""
 
-    def __init__(self, clock: Clock) -> None:
-        super().__init__()
-        self.clock = clock
+    def __init__(self, dynamics: Dynamics, clock: Clock) -> None:
+        self.dynamics, self.clock = dynamics, clock
 
-    def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
+    def step(self, state: Rows, action: Rows, *, rng: Rng) -> Transition:
         self.clock.now += NAP
-        return super().step(state, action, rng=rng)
-
-
-class SlowGarden(TensorGarden):
-    """A garden that takes its time."""
-
-    def __init__(self, clock: Clock) -> None:
-        super().__init__()
-        self.clock = clock
-
-    def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
-        self.clock.now += NAP
-        return super().step(state, action, rng=rng)
+        return self.dynamics.step(state, action, rng=rng)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +74,10 @@ class SlowGarden(TensorGarden):
 def test_the_overshoot_is_less_than_one_model_call(planner: SequencePlanner, clock: Clock) -> None:
     deadline = 0.3
     if isinstance(planner, CategoricalCEM):
-        model, state = tensor_garden()._replace(dynamics=SlowGarden(clock)), tensor_rows(["start"])
+        model, state = tensor_garden(), tensor_rows(["start"])
     else:
-        model, state = glider()._replace(dynamics=SlowGlider(clock)), torch.ones(1, 2).double()
+        model, state = glider(), torch.ones(1, 2).double()
+    model = model._replace(dynamics=Slow(model.dynamics, clock))
     plan, _ = planner(model, state, rng=generator(0), budget=Budget(seconds=deadline))
     assert plan.valid.all()
     assert deadline / 3 < plan.cost.seconds < deadline + NAP
