@@ -155,12 +155,18 @@ def _train_worker(rank: int, job: Job, team: Team) -> None:
     """One process of :func:`train_lm`."""
     chosen = job.settings
     tokenizer = AutoTokenizer.from_pretrained(job.out)
-    with np.load(job.out / "corpus.npz") as arrays:
-        corpus = Corpus(**arrays)
     torch.manual_seed(chosen["seed"])
     model = build_model(
         tokenizer, chosen["width"], chosen["layers"], chosen["heads"], chosen["inner"]
     )
+    fit_corpus(model, job, team)
+
+
+def fit_corpus(model: LlamaForCausalLM, job: Job, team: Team) -> None:
+    """Train ``model`` on the job's ``corpus.npz``, then save it; one process of ``team``."""
+    chosen = job.settings
+    with np.load(job.out / "corpus.npz") as arrays:
+        corpus = Corpus(**arrays)
     if team.first:
         size = sum(p.numel() for p in model.parameters())
         print(

@@ -5,11 +5,13 @@ one static key-value cache for a batch, prompts padded on the left, and finished
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
-from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from reasoning.tasks.types import Problem
 from reasoning.training.tokenizer import PROMPT
@@ -128,37 +130,57 @@ def _sample_batch(
     return outputs
 
 
-def sample(
+def load_lm(folder: str | Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
+    """A language model in float32, for sampling or to be trained on, and its tokenizer."""
+    logging.disable_progress_bar()
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def complete(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
-    problems: Sequence[Problem],
+    prompts: Sequence[str],
     num: int = 1,
     temperature: float = 0.0,
     max_tokens: int = 192,
     batch: int = 128,
     seed: int = 0,
 ) -> list[list[str]]:
-    """``num`` solution texts for each problem.
+    """``num`` continuations of each text.
 
     Args:
         model: float32 Llama.
         tokenizer: its tokenizer.
-        problems: what to solve, in the prompt format ``PROMPT``.
-        num: solutions for each problem.
+        prompts: texts to go on from.
+        num: continuations of each.
         temperature: of the softmax; 0 takes the likeliest token.
-        max_tokens: longest solution, in tokens; longer ones are cut.
-        batch: solutions sampled at once.
+        max_tokens: longest continuation, in tokens; longer ones are cut.
+        batch: continuations sampled at once.
         seed: of the sampling.
     """
     rng = torch.Generator().manual_seed(seed)
-    prompts = tokenizer([PROMPT.format(question=p.question) for p in problems])["input_ids"]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    texts: list[list[str]] = [[] for _ in problems]
+    ids: list[list[int]] = tokenizer(list(prompts))["input_ids"] if prompts else []
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    texts: list[list[str]] = [[] for _ in prompts]
     size = max(1, batch // num)
     for begin in range(0, len(order), size):
         part = order[begin : begin + size]
-        ids = _sample_batch(model, [prompts[i] for i in part], num, temperature, max_tokens, rng)
-        decoded = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        drawn = _sample_batch(model, [ids[i] for i in part], num, temperature, max_tokens, rng)
+        decoded = tokenizer.batch_decode(drawn, skip_special_tokens=True)
         for j, i in enumerate(part):
             texts[i] = decoded[j * num : (j + 1) * num]
     return texts
+
+
+def sample(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    num: int = 1,
+    temperature: float = 0.0,
+    **settings: Any,
+) -> list[list[str]]:
+    """``num`` solution texts for each problem; ``settings`` are those of :func:`complete`."""
+    prompts = [PROMPT.format(question=problem.question) for problem in problems]
+    return complete(model, tokenizer, prompts, num, temperature, **settings)

@@ -14,15 +14,22 @@ from reasoning.tasks import Problem, generate_problems, load_gsm8k
 from reasoning.training import loop
 from reasoning.training.augment import redraw
 from reasoning.training.corpus import assemble, encode, pack, training_problems
+from reasoning.training.expert import expert_iteration, verified
 from reasoning.training.lm import build_model, same_document, token_weights, train_lm
 from reasoning.training.optim import learning_rate
+from reasoning.training.samples import (
+    PART,
+    Sampled,
+    Valued,
+    read_samples,
+    read_values,
+    write_samples,
+    write_values,
+)
 from reasoning.training.sampling import sample
 from reasoning.training.scorer import (
     assemble_trees,
     encode_trees,
-    equation_key,
-    label_steps,
-    score_steps,
     scorer_loss,
     sign_ids,
     tagged,
@@ -194,35 +201,85 @@ def test_no_test_question_enters_the_training_set():
     assert not texts & {p.question for p in generate_problems("test", 200)}
 
 
+# ------------------------------------------------------------------------------ samples
+@pytest.fixture(scope="module")
+def folder(tokenizer, model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lm")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(str(folder))
+    return folder
+
+
+SAMPLING = {"temperature": 1.0, "seed": 3, "workers": 1}
+
+
+def test_samples_go_on_where_they_were_stopped(folder, problems, tmp_path):
+    several = (problems * 2)[: PART + 5]
+    for torn in (0, 30, -20):
+        path = tmp_path / f"{torn}.jsonl"
+        write_samples(path, folder, several, num=1, **SAMPLING)
+        whole = path.read_bytes()
+        path.write_bytes(whole[: torn or None])
+        write_samples(path, folder, several, num=1, **SAMPLING)
+        assert path.read_bytes() == whole
+    assert [sampled.problem for sampled in read_samples(path)] == several
+
+
+def test_a_line_is_worth_its_rollouts(folder, tmp_path):
+    problem = Problem("p", "Ann has 3 bags of 4. How many?", "17")
+    fine, wrong, other = "A\nB\n#### 17", "A\nC\n#### 18", "D\n#### 17"
+    sampled = Sampled(problem, [fine, fine, wrong, other])
+    path = tmp_path / "values.jsonl"
+    write_values(path, folder, [sampled], rollouts=1, **SAMPLING)
+    [(_, texts, values)] = read_values(path)
+    # One line needs no rollout of its own: as many samples as asked for pass through each.
+    assert texts == [fine, wrong, other]
+    assert values == [[0.6667, 1, 1], [0.6667, 0, 0], [1, 1]]
+
+
+def test_rollouts_count_beside_the_samples(folder, tmp_path, monkeypatch):
+    asked = []
+
+    def complete(model, tokenizer, prompts, num, temperature, seed):
+        asked.extend(prompts)
+        return [["#### 5", "#### 6", "#### 5"]] * len(prompts)
+
+    monkeypatch.setattr("reasoning.training.samples.complete", complete)
+    sampled = Sampled(Problem("p", "Why?", "5"), ["A\n#### 5", "B\n#### 6"])
+    write_values(tmp_path / "v", folder, [sampled], rollouts=3, **SAMPLING)
+    assert asked == [PROMPT.format(question="Why?") + start for start in ("A\n", "B\n")]
+    [(_, _, values)] = read_values(tmp_path / "v")
+    assert values == [[0.75, 1], [0.5, 0]]
+
+
+def test_only_right_solutions_with_right_equations_are_verified():
+    problem = Problem("p", "", "7")
+    good, lucky, wrong = "<<3+4=7>>7\n#### 7", "<<3+3=7>>7\n#### 7", "<<3+3=6>>6\n#### 6"
+    bare = "words"
+    kept = verified(Sampled(problem, [lucky, wrong, good, good, bare]), keep=2)
+    assert kept == [problem._replace(solution=("<<3+4=7>>7",))]
+    assert kept[0].solution_text() == good
+
+
 # ------------------------------------------------------------------------------ scorer
-def test_reference_solutions_are_right(problems):
-    for problem in problems:
-        assert all(fine for _, fine in label_steps(problem, problem.solution_text()))
-
-
-def test_labels():
-    problem = Problem("p", "", "17", ("A <<3*4=12>>12.", "B <<12+5=17>>17."))
-
-    def labels(text):
-        return [fine for _, fine in label_steps(problem, text)]
-
-    assert labels("C <<4*3=12>>12\nD <<5+12=17>>17\n#### 17") == [True, True, True]
-    assert labels("C <<3*4=13>>13\nD <<12+5=17>>17\n#### 17") == [False, False, False]
-    assert labels("C <<3*4=12>>12\nD <<12+6=18>>18\n#### 18") == [True, False, False]
-    assert labels("C <<3*4=12>>12\nC <<3*4=12>>12\n#### 12") == [True, False, False]
-    assert labels("C <<3*4=12>>12\nD <<12+5=17>>17\n#### 16") == [True, True, False]
-    assert labels("words") == [False]
-
-
-def test_equation_key():
-    assert equation_key("<<2+3=5>>") == equation_key("x <<3+2=5>>5")
-    assert equation_key("<<5-3=2>>") != equation_key("<<3-5=-2>>")
-    assert equation_key("<<5-3=3>>") is None
+@torch.inference_mode()
+def score_steps(model, tokenizer, problem, texts):
+    """P(+) of each line of each solution, text by text."""
+    plus, minus = sign_ids(tokenizer)
+    tag = tokenizer.convert_tokens_to_ids("<step>")
+    scores = []
+    for text in texts:
+        prompt = PROMPT.format(question=problem.question) + tagged(text.split("\n"))
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        logits = model(input_ids=ids).logits[0][:, [plus, minus]]
+        scores.append(logits.softmax(-1)[ids[0] == tag, 0].tolist())
+    return scores
 
 
 def test_a_branch_sees_its_prompt_and_itself(tokenizer, model, problems):
     texts = [[p.solution_text(), "It is <<1+1=2>>2.\n#### 2"] for p in problems[:3]]
-    trees = encode_trees(problems[:3], texts, tokenizer, 400)
+    values = [[[0.75] * (len(p.solution) + 1), [0.25, 0.0]] for p in problems[:3]]
+    trees = encode_trees(list(map(Valued, problems, texts, values)), tokenizer, 400)
     ids, positions, mask, labels = assemble_trees(trees, [(0, 1), (2,)], 600)
     hidden = model.model(input_ids=ids, position_ids=positions, attention_mask=mask)
     plus, minus = sign_ids(tokenizer)
@@ -238,7 +295,8 @@ def test_a_branch_sees_its_prompt_and_itself(tokenizer, model, problems):
     signs = torch.tensor([minus, plus])
     loss = scorer_loss(model, signs, ids, positions, mask, labels)
     wanted = labels[labels >= 0]
-    expected = -torch.where(wanted == 1, packed, 1 - packed).log().mean()
+    assert sorted(set(wanted.tolist())) == [0, 0.25, 0.75]
+    expected = -(wanted * packed.log() + (1 - wanted) * (1 - packed).log()).mean()
     torch.testing.assert_close(loss, expected)
 
 
@@ -289,8 +347,13 @@ def test_training_learns_and_the_scorer_follows(tmp_path, capsys):
     lm = _train(tmp_path / "lm", steps=30, log_every=10, lr=1e-2)
     losses = [float(line.split("loss ")[1].split()[0]) for line in _progress(capsys)]
     assert losses[-1] < losses[0] - 0.5
-    options = {"num_problems": 6, "samples": 2, "rows": 2, "length": 700, "compile": False}
-    folder = train_scorer(out=tmp_path / "scorer", lm=lm, steps=2, **options)
+    options = {"num_problems": 6, "samples": 2, "rows": 2, "steps": 2, "compile": False}
+    better = expert_iteration(
+        out=tmp_path / "expert", lm=lm, rounds=1, known=20, validation=4, length=200, **options
+    )
+    rounds = (tmp_path / "expert" / "rounds.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rounds] == ["round", "0", "1"]
+    folder = train_scorer(out=tmp_path / "scorer", lm=better, length=700, rollouts=1, **options)
     scorer = LlamaForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     (problem,) = generate_problems("test", 1)
