@@ -16,7 +16,6 @@ import json
 import os
 import pkgutil
 import sys
-import tempfile
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -34,13 +33,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from configs.checks import accepts, describe, expected_type
-from configs.help import render_help
+from configs.help import program_arguments, render_help
+from configs.sweeps import Job, follow_parent, sweep
 
 HYDRA_VERSION = "1.3"
 HYDRA_CONFIGS = "pkg://configs"
 CONFIG_FOLDER = Path(__file__).parent
 OWN_PACKAGES = ("configs", "control", "evals", "mbrl_core", "reasoning")
-SHOWN_ONLY = ("trees",)  # what a run shows besides its records: it is the same run without
+SWEEPS = Path("runs/sweeps")  # logs of runs that have no folder
+PLACING = ("runner", "workers", "cpus", "gpus", "address")  # where a run is computed
+SHOWN_ONLY = ("trees", "groups", *PLACING)  # what decides no record: it is the same run without
 FLAGS = ("--help", "-h", "--multirun", "-m", "--cfg", "--traceback")
 
 Function: TypeAlias = Callable[..., object]
@@ -69,7 +71,7 @@ def run(
 
     Args:
         config_name: the entry file in `configs/`, without `.yaml`.
-        function: called once, or once per combination with `--multirun`.
+        function: called once. With `--multirun` this program is started once per combination.
         doc: what the command does, for `--help`.
         argv: the arguments; those of the process where `None`.
 
@@ -78,19 +80,21 @@ def run(
         a module, which is told in one sentence; 2 for a wrong command line; 130 if interrupted.
         Other errors are bugs and keep their traceback.
     """
+    follow_parent()
     arguments = list(sys.argv[1:] if argv is None else argv)
     flags = {item for item in arguments if item in FLAGS}
     overrides = [item for item in arguments if item not in FLAGS]
     try:
         _refuse_flags(overrides)
         if flags & {"--help", "-h"}:
-            composed = compose(config_name, overrides)
-            options, choices, _ = composed
-            print(render_help(CONFIG_FOLDER, config_name, options, choices, doc), flush=True)
+            print(_help(config_name, overrides, doc), flush=True)
+        elif not flags & {"--multirun", "-m"} and any(map(_is_of_sweep, overrides)):
+            raise UsageError("sweep=... needs --multirun")
         elif "--cfg" in flags:
             print(OmegaConf.to_yaml(compose(config_name, overrides, function).options), end="")
         elif flags & {"--multirun", "-m"}:
-            _multirun(config_name, function, overrides)
+            more = ["--traceback"] if "--traceback" in flags else []
+            _multirun(config_name, function, overrides, more)
         else:
             composed = compose(config_name, overrides, function)
             _note_idle(overrides, composed, function)
@@ -123,11 +127,12 @@ def call(config_name: str, function: Function, overrides: Sequence[str], **more:
 
 
 def compose(
-    config_name: str, overrides: Sequence[str], function: Function | None = None
+    config_name: str | None, overrides: Sequence[str], function: Function | None = None
 ) -> Composed:
     """The options after `overrides`, each of which is checked to exist and to have the right type.
 
-    `function` adds its annotations to what is known of the options' types. Raises UsageError.
+    `function` adds its annotations to what is known of the options' types. Without `config_name`
+    there are only the groups that `overrides` add. Raises UsageError.
     """
     with _hydra():
         parsed = _parse(overrides)
@@ -139,6 +144,17 @@ def compose(
             if item not in groups and not item.is_hydra_override():
                 _check_option(item, base, function)
         return base if len(groups) == len(parsed) else _compose(config_name, overrides)
+
+
+def _help(config_name: str, overrides: Sequence[str], doc: str) -> str:
+    where, overrides = _split_sweep(overrides)
+    composed, sweep_options = compose(config_name, overrides), compose(None, where)
+    # As plain data an option that has to be given is shown as "???".
+    options, choices = OmegaConf.to_container(composed.options), dict(composed.choices)
+    return render_help(
+        CONFIG_FOLDER, config_name, options, choices, doc,
+        OmegaConf.to_container(sweep_options.options["sweep"]), sweep_options.choices["sweep"],
+    )  # fmt: skip
 
 
 def _refuse_flags(overrides: Sequence[str]) -> None:
@@ -199,7 +215,7 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def _compose(config_name: str, overrides: Sequence[str]) -> Composed:
+def _compose(config_name: str | None, overrides: Sequence[str]) -> Composed:
     try:
         config = hydra.compose(config_name, list(overrides), return_hydra_config=True)
         choices = {
@@ -277,15 +293,7 @@ def flatten(options: Any, prefix: str = "") -> dict[str, Any]:
 
 def _call(function: Function, options: DictConfig) -> object:
     """Build what has a `_target_` and call `function` with the options as keywords."""
-    absent = sorted(OmegaConf.missing_keys(options))
-    if absent:
-        raise UsageError(f"option {absent[0]!r} must be given: {absent[0]}=...")
-    plain = typing.cast(dict[str, Any], OmegaConf.to_container(options, resolve=True))
-    # Where a run lies is not what it is: a moved folder continues.
-    arguments = {name: value for name, value in plain.items() if name != "out"}
-    if isinstance(plain.get("out"), str):
-        deciding = {name: value for name, value in arguments.items() if name not in SHOWN_ONLY}
-        plain["out"] = plain["out"].replace("{digest}", _digest(deciding))
+    plain = _plain(options)
     # An option may serve only as a value that others refer to (`n: ${n}` in a group's file).
     accepted = inspect.signature(function).parameters
     try:
@@ -295,13 +303,30 @@ def _call(function: Function, options: DictConfig) -> object:
             raise UsageError(str(error.__cause__)) from error
         raise
     if "arguments" in accepted:
-        keywords["arguments"] = arguments
+        keywords["arguments"] = _arguments(plain)
     return function(**keywords)
+
+
+def _plain(options: DictConfig) -> dict[str, Any]:
+    """All options as plain data. Raises UsageError where one has to be given."""
+    absent = sorted(OmegaConf.missing_keys(options))
+    if absent:
+        raise UsageError(f"option {absent[0]!r} must be given: {absent[0]}=...")
+    plain = typing.cast(dict[str, Any], OmegaConf.to_container(options, resolve=True))
+    if isinstance(plain.get("out"), str):
+        plain["out"] = plain["out"].replace("{digest}", _digest(_arguments(plain)))
+    return plain
+
+
+def _arguments(plain: dict[str, Any]) -> dict[str, Any]:
+    """What a run is. Where it lies is no part of that: a moved folder continues."""
+    return {name: value for name, value in plain.items() if name != "out"}
 
 
 def _digest(arguments: dict[str, Any]) -> str:
     """Eight hexadecimal digits, so that the default folders of two runs differ."""
-    text = json.dumps(arguments, sort_keys=True, default=str)
+    deciding = {name: value for name, value in arguments.items() if name not in SHOWN_ONLY}
+    text = json.dumps(deciding, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -309,65 +334,73 @@ def _build(value: Any) -> Any:
     return instantiate(value, _convert_="all") if isinstance(value, dict) else value
 
 
-def _multirun(config_name: str, function: Function, overrides: list[str]) -> None:
-    """One run per combination, by Hydra's sweepers and launchers; typos are found before the first.
+# ------------------------------------------------------------------------------------------- sweeps
 
-    Each run is announced on stderr. The others go on where one raises; the first error is raised
-    at the end.
+
+def _multirun(
+    config_name: str, function: Function, overrides: list[str], flags: Sequence[str]
+) -> None:
+    """One run per combination, where `sweep=...` says; typos are found before the first.
+
+    How it goes is told on stderr. ValueError at the end where runs failed.
     """
-    for job in _combinations(overrides):
-        compose(config_name, job, function)
-
-    def task(options: DictConfig) -> object:
-        hydra_config = HydraConfig.get()
-        name = f"run {hydra_config.job.num + 1}: {' '.join(hydra_config.overrides.task)}"
-        print(name, file=sys.stderr)
-        try:
-            return _call(function, options)
-        except Exception as error:
-            print(f"failed {name}: {' '.join(str(error).split())}", file=sys.stderr)
-            raise
-
-    with tempfile.TemporaryDirectory() as scratch:
-        quiet = [
-            f"hydra.sweep.dir={scratch}",
-            "hydra.sweep.subdir=.",
-            "hydra.output_subdir=null",
-            "hydra/job_logging=none",
-            "hydra/hydra_logging=none",
-        ]
-        wanted = {text.split("=")[0] for text in overrides}
-        defaults = [text for text in quiet if text.split("=")[0] not in wanted]
-        full_error = os.environ.get("HYDRA_FULL_ERROR")
-        argv = sys.argv
-        # Hydra reads sys.argv, and would print a failed run's traceback and leave the process.
-        os.environ["HYDRA_FULL_ERROR"] = "1"
-        sys.argv = [argv[0], "--multirun", *overrides, *defaults]
-        try:
-            GlobalHydra.instance().clear()
-            hydra.main(HYDRA_CONFIGS, config_name, HYDRA_VERSION)(task)()
-        except HydraException as error:
-            raise UsageError(str(error)) from error
-        finally:
-            sys.argv = argv
-            if full_error is None:
-                del os.environ["HYDRA_FULL_ERROR"]
-            else:
-                os.environ["HYDRA_FULL_ERROR"] = full_error
+    where, overrides = _split_sweep(overrides)
+    options = compose(None, where).options
+    jobs: dict[str, Job] = {}  # by their logs
+    for swept, fixed in _combinations(overrides):
+        job = _job(config_name, function, swept, [*swept, *fixed, *flags])
+        other = jobs.setdefault(job.log, job)
+        if other != job:
+            raise UsageError(
+                f"{other.name!r} and {job.name!r} would write to the same folder "
+                f"{Path(job.log).parent}: put what differs into out=..., as ${{...}}"
+            )
+    sweep(list(jobs.values()), _build(OmegaConf.to_container(options["sweep"])), _tell)
 
 
-def _combinations(overrides: Sequence[str]) -> Iterator[list[str]]:
-    """Every combination of the swept values, as single-valued overrides."""
+def _split_sweep(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The options of the sweep itself, with the choice that they belong to, and the others."""
+    where = [item for item in overrides if _is_of_sweep(item)]
+    if not any(item.startswith("sweep=") for item in where):
+        where.insert(0, "sweep=local")
+    added = [f"+{item}" if item.startswith("sweep=") else item for item in where]
+    return added, [item for item in overrides if not _is_of_sweep(item)]
+
+
+def _is_of_sweep(override: str) -> bool:
+    return override.split("=")[0].split(".")[0] == "sweep"
+
+
+def _job(config_name: str, function: Function, swept: list[str], argv: list[str]) -> Job:
+    """The run of one combination; UsageError where it cannot be."""
+    overrides = [item for item in argv if item not in FLAGS]
+    plain = _plain(compose(config_name, overrides, function).options)
+    folder = Path(plain["out"]) if "out" in plain else SWEEPS / _digest(plain)
+    arguments = (*program_arguments(), *argv)
+    name = " ".join(swept) or "the only run"
+    return Job(name, arguments, os.getcwd(), str((folder / "log.txt").resolve()))
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _combinations(overrides: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:
+    """Every combination of the swept values as single-valued overrides, and the other overrides.
+
+    Raises UsageError for values that cannot be listed.
+    """
+    fixed, values = [], []
     with _hydra():
-        parsed = _parse(overrides)
-        values = []
-        for item in parsed:
+        for item in _parse(overrides):
             if item.is_hydra_override():
-                continue
-            if item.is_sweep_override() and item.is_discrete_sweep():
+                raise UsageError(f"{item.input_line!r} has no effect: sweep=... says where runs go")
+            if not item.is_sweep_override():
+                fixed.append(item.input_line or "")
+            elif item.is_discrete_sweep():
                 key = item.get_key_element()
                 values.append([f"{key}={value}" for value in item.sweep_string_iterator()])
-            elif not item.is_sweep_override():
-                values.append([item.input_line or ""])
+            else:
+                raise UsageError(f"{item.input_line!r} has no list of values to run")
     for combination in itertools.product(*values):
-        yield list(combination)
+        yield list(combination), fixed

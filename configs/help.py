@@ -7,7 +7,6 @@ below, says what the option means.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
@@ -57,7 +56,13 @@ def read_comments(text: str) -> Comments:
 
 
 def render_help(
-    folder: Path, config_name: str, options: Any, choices: dict[str, str], doc: str
+    folder: Path,
+    config_name: str,
+    options: Any,
+    choices: dict[str, str],
+    doc: str,
+    sweep: Any,
+    sweep_choice: str,
 ) -> str:
     """The whole help text.
 
@@ -67,34 +72,54 @@ def render_help(
         options: the composed options (a mapping).
         choices: config group to the file chosen in it.
         doc: what the command does.
+        sweep: the options of `--multirun`.
+        sweep_choice: the file they come from.
     """
-    program = program_name()
+    program = " ".join(["python", *program_arguments()])
     meanings = _meanings(folder, config_name, choices)
     own = [name for name in options if name not in choices]
     blocks = [f"usage: {program} [option=value ...] [flags]", doc.strip()]
     blocks.append("options, with their defaults\n" + _lines(own, options, meanings, ""))
-    for group, choice in sorted(choices.items(), key=lambda item: list(options).index(item[0])):
-        blocks.append(_choices(folder, group, meanings.get(group, "")))
+    order = [*options, *choices]  # a group of which nothing was chosen has no options
+    for group, choice in sorted(choices.items(), key=lambda item: order.index(item[0])):
         inner = options.get(group) or {}
-        listed = _lines(list(inner), inner, meanings, f"{group}.")
-        blocks.append(f"options of {group}={choice}, with their defaults\n{listed}")
+        blocks += _group(folder, group, choice, inner, meanings, meanings.get(group, ""))
     flags = _entry("-h, --help", "this text; after planner=mppi, say, it lists that one's options")
-    flags += _entry("-m, --multirun", "one run per combination of the values in a=1,2 b=x,y")
+    flags += _entry(
+        "-m, --multirun",
+        "one run per combination of the values in a=1,2 b=x,y; sweep=... says where they run",
+    )
     flags += _entry("--cfg", "print the options as YAML and stop")
     flags += _entry("--traceback", "show where an error comes from")
     blocks.append("flags\n" + flags.rstrip("\n"))
+    meanings = _meanings(folder, "", {"sweep": sweep_choice})
+    blocks += _group(folder, "sweep", sweep_choice, sweep, meanings, "where --multirun runs them")
     examples = _read(folder / f"{config_name}.yaml").examples
     if examples:
         blocks.append("examples\n" + "\n".join(f"  {program} {text}".rstrip() for text in examples))
     return "\n\n".join(blocks)
 
 
-def program_name() -> str:
-    """How this process was started: `python -m control.train`, or a script's name."""
+def program_arguments() -> list[str]:
+    """The Python interpreter's arguments that start this program again: `-m control.train`."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is not None and spec.name:
-        return f"python -m {spec.name.removesuffix('.__main__')}"
-    return os.path.basename(sys.argv[0]) or "python"
+        return ["-m", spec.name.removesuffix(".__main__")]
+    return [sys.argv[0]]
+
+
+def _group(
+    folder: Path,
+    group: str,
+    choice: str | None,
+    options: Any,
+    meanings: dict[str, str],
+    meaning: str,
+) -> list[str]:
+    """What there is to choose from, and the options of what was chosen, where something was."""
+    listed = _lines(list(options), options, meanings, f"{group}.")
+    chosen = [f"options of {group}={choice}, with their defaults\n{listed}"] if choice else []
+    return [_choices(folder, group, meaning), *chosen]
 
 
 def _meanings(folder: Path, config_name: str, choices: dict[str, str]) -> dict[str, str]:

@@ -15,7 +15,6 @@ import numpy as np
 
 from configs.cli import call
 from evals import control, reasoning
-from evals.charts import Baseline, Curve, LineChart
 from evals.records import load_run
 from evals.report import (
     CartPole,
@@ -34,6 +33,7 @@ from evals.stats import (
     paired_difference,
     wilson_interval,
 )
+from mbrl_core.viewer.charts import Baseline, Curve, LineChart
 from reasoning.embedded import folder_of
 from reasoning.engines import TransformersEngine
 from reasoning.grading import shortest

@@ -14,14 +14,14 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypeAlias
 
-from evals.charts import LineChart, draw, legend, tag
 from evals.stats import Estimate
 from mbrl_core import viewer
 from mbrl_core.export import Describe
 from mbrl_core.types import Plan, Rollout, Tree
+from mbrl_core.viewer import page
+from mbrl_core.viewer.charts import LineChart, tag
 
 ASSETS = Path(__file__).parent / "assets"
-WIDE, NARROW = (760, 400), (360, 300)  # pixels of a chart's two versions
 
 Cell: TypeAlias = str | int | float | Estimate | None
 
@@ -84,27 +84,8 @@ def render(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
     script = (ASSETS / "report.js").read_text(encoding="utf-8")
     if any(isinstance(figure, TreeView) for section in sections for figure in section.figures):
         style, script = style + viewer.style(), script + viewer.script()
-    links = [tag("a", escape(s.title), href=f"#part-{i}") for i, s in enumerate(sections)]
-    body = [
-        tag(
-            "header",
-            tag("h1", escape(title)),
-            tag("p", escape(subtitle), class_="subtitle") if subtitle else "",
-            tag("nav", *links) if len(links) > 1 else "",
-        ),
-        tag("main", *(_section(i, section) for i, section in enumerate(sections))),
-        tag("div", id="tip", role="status"),
-        tag("script", script),
-    ]
-    head = [
-        '<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<meta name="color-scheme" content="light dark">',
-        tag("title", escape(title)),
-        tag("style", style),
-    ]
-    page = tag("head", *head) + tag("body", *body)
-    return f'<!doctype html>\n<html lang="en">{page}</html>\n'
+    parts = [page.Part(section.title, _body(section)) for section in sections]
+    return page.page(title, parts, subtitle, style=style, script=script)
 
 
 def print_table(table: Table, file: TextIO | None = None) -> None:
@@ -160,30 +141,24 @@ def number(value: float) -> str:
 # --------------------------------------------------------------------------------------------- page
 
 
-def _section(index: int, section: Section) -> str:
+def _body(section: Section) -> str:
     paragraphs = [p.strip() for p in section.text.split("\n\n") if p.strip()]
-    parts = [tag("h2", escape(section.title))]
-    parts += [tag("p", escape(paragraph)) for paragraph in paragraphs]
+    parts = [tag("p", escape(paragraph)) for paragraph in paragraphs]
     parts += [_figure(figure) for figure in section.figures]
     parts += [_table(table) for table in section.tables]
     if section.command:
         parts.append(tag("pre", tag("code", escape(section.command)), class_="command"))
-    return tag("section", *parts, id=f"part-{index}")
+    return "".join(parts)
 
 
 def _figure(figure: Figure) -> str:
     if isinstance(figure, LineChart):
-        body = (
-            tag("div", draw(figure, *WIDE), class_="wide")
-            + tag("div", draw(figure, *NARROW), class_="narrow")
-            + legend(figure)
-        )
-    elif isinstance(figure, TreeView):
+        return page.chart(figure)
+    if isinstance(figure, TreeView):
         body = viewer.element(figure.plan, describe=figure.describe)
     else:
         body = _cart_pole(figure)
-    caption = tag("figcaption", escape(figure.caption)) if figure.caption else ""
-    return tag("figure", body, caption)
+    return page.figure(body, figure.caption)
 
 
 def _is_numeric(table: Table, column: int) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.charts import (
+from mbrl_core.viewer.charts import (
     Baseline,
     Curve,
     LineChart,
@@ -68,6 +68,21 @@ def test_wrong_curves_are_refused():
         draw(chart(Curve("x", [1, 2], [1], [1], [1])), 760, 400)
     with pytest.raises(ValueError, match="logarithmic"):
         draw(chart(curve(xs=[0.0, 1, 2])), 760, 400)
+
+
+def test_values_of_a_log_axis_are_positive_and_its_ticks_powers():
+    losses = chart(curve(mean=(0.6, 60, 6000)), log_y=True)
+    text = draw(losses, 760, 400)
+    assert all(f">{tick}</text>" in text for tick in ("1", "10", "100", "1k"))
+    assert "return (log scale)" in text
+    with pytest.raises(ValueError, match=r"y = -0\.5 on a logarithmic axis"):
+        draw(chart(curve(mean=(0, 1, 2)), log_y=True), 760, 400)
+
+
+def test_a_line_without_marks_still_tells_its_points():
+    text = draw(chart(curve(), marks=False), 760, 400)
+    assert text.count("data-tip") == 3
+    assert 'class="mark"' not in text and 'class="whisker"' not in text
 
 
 def test_equal_factors_are_equal_distances_on_a_log_scale():

@@ -1,6 +1,6 @@
 """Line charts as SVG text, without a plotting library: they scale, stay small and know dark mode.
 
-Colours come from the page's style sheet (`assets/report.css`, classes `s0`, `s1`, ...), so one
+Colours come from the page's style sheet (`page.css`, classes `s0`, `s1`, ...), so one
 chart serves light and dark.
 """
 
@@ -43,6 +43,8 @@ class LineChart(NamedTuple):
     baselines: Sequence[Baseline] = ()
     log_x: bool = True
     percent: bool = False  # y is a share, shown in %, axis within [0, 1]
+    log_y: bool = False
+    marks: bool = True  # a mark and a whisker at each point; many points are better without
     caption: str = ""
 
 
@@ -83,10 +85,10 @@ def draw(chart: LineChart, width: int, height: int) -> str:
     """The chart as one `<svg>` element of `width` x `height` pixels.
 
     Wide charts name their lines at the right end; narrow ones (below 500 pixels) leave that to
-    `legend`. Raises ValueError where a curve's columns differ in length, or x is not positive on a
-    logarithmic axis.
+    `legend`. Raises ValueError where a curve's columns differ in length, or a value is not positive
+    on a logarithmic axis.
     """
-    curves = [_finite(curve, chart.log_x) for curve in chart.curves]
+    curves = [_finite(curve, chart) for curve in chart.curves]
     named = width >= 500
     names = [curve.name for curve in curves] + [baseline.name for baseline in chart.baselines]
     longest = max(map(len, names), default=0)
@@ -176,14 +178,17 @@ def _percent(value: float) -> str:
     return f"{100 * value:.3g}%"
 
 
-def _finite(curve: Curve, log_x: bool) -> Curve:
+def _finite(curve: Curve, chart: LineChart) -> Curve:
     """The curve's finite points in the order of x."""
     columns = [[float(value) for value in column] for column in curve[1:]]
     if len({len(column) for column in columns}) != 1:
         raise ValueError(f"curve {curve.name!r} needs equally many x, mean, low and high")
     points = sorted(p for p in zip(*columns, strict=True) if all(map(math.isfinite, p)))
-    if log_x and points and points[0][0] <= 0:
+    if chart.log_x and points and points[0][0] <= 0:
         raise ValueError(f"curve {curve.name!r} has x = {points[0][0]:g} on a logarithmic axis")
+    least = min((min(point[1:]) for point in points), default=1.0)
+    if chart.log_y and least <= 0:
+        raise ValueError(f"curve {curve.name!r} has y = {least:g} on a logarithmic axis")
     kept = [[point[i] for point in points] for i in range(4)]
     return Curve(curve.name, *kept)
 
@@ -207,6 +212,11 @@ def _y_axis(
 ) -> tuple[list[float], Scale]:
     values = [y for curve in curves for y in [*curve.low, *curve.high]]
     values += [baseline.value for baseline in chart.baselines]
+    if chart.log_y:
+        low, high = min(values, default=1.0), max(values, default=10.0)
+        margin = max((high / low) ** 0.04, 1.05)
+        low, high = low / margin, high * margin
+        return log_ticks(low, high), Scale(low, high, start, end, True)
     low, high = min(values, default=0.0), max(values, default=1.0)
     ticks = linear_ticks(low, high)
     margin = 0.04 * (high - low) or 0.5 * (ticks[1] - ticks[0])
@@ -254,17 +264,20 @@ def _curve(
     lower = [f"{x(a):.1f} {y(low):.1f}" for a, _, low, _ in points]
     middle = [f"{x(a):.1f} {y(mean):.1f}" for a, mean, _, _ in points]
     parts = [tag("path", d=f"M{'L'.join([*upper, *reversed(lower)])}Z", class_="band")]
-    parts += [
-        tag("path", d=f"M{x(a):.1f} {y(low):.1f}V{y(high):.1f}", class_="whisker")
-        for a, _, low, high in points
-    ]
+    if chart.marks:
+        parts += [
+            tag("path", d=f"M{x(a):.1f} {y(low):.1f}V{y(high):.1f}", class_="whisker")
+            for a, _, low, high in points
+        ]
     parts.append(tag("path", d=f"M{'L'.join(middle)}", class_="line"))
     for a, mean, low, high in points:
+        interval = f" [{y_format(low)}, {y_format(high)}]" if low < high else ""
         tip = (
             f"{curve.name}\n{chart.x_label}: {short_number(a)}\n"
-            f"{chart.y_label}: {y_format(mean)} [{y_format(low)}, {y_format(high)}]"
+            f"{chart.y_label}: {y_format(mean)}{interval}"
         )
-        parts.append(_marker(index, x(a), y(mean)))
+        if chart.marks:
+            parts.append(_marker(index, x(a), y(mean)))
         parts.append(tag("circle", cx=x(a), cy=y(mean), r=11, class_="hit", data_tip=tip))
     return tag("g", *(parts if points else []), class_=series(index))
 
@@ -317,13 +330,16 @@ def spread(places: Sequence[float], step: float, low: float, high: float) -> lis
 def _axis_titles(chart: LineChart, x: Scale, y: Scale, height: int) -> str:
     middle = (x.start + x.end) / 2
     across = (y.start + y.end) / 2
-    scale = " (log scale)" if chart.log_x else ""
+    x_label, y_label = (
+        label + " (log scale)" * log
+        for label, log in ((chart.x_label, chart.log_x), (chart.y_label, chart.log_y))
+    )
     return tag(
         "g",
-        tag("text", escape(chart.x_label + scale), x=middle, y=height - 6.0, text_anchor="middle"),
+        tag("text", escape(x_label), x=middle, y=height - 6.0, text_anchor="middle"),
         tag(
             "text",
-            escape(chart.y_label),
+            escape(y_label),
             transform=f"translate(13 {across:.1f}) rotate(-90)",
             text_anchor="middle",
         ),
