@@ -2,7 +2,7 @@
 
 VENV := .venv
 PY := $(VENV)/bin/python
-EXTRAS ?= control,reasoning,dev
+EXTRAS ?= control,baselines,reasoning,ray,dev
 STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
@@ -15,7 +15,7 @@ WORKERS ?= $(shell test $(CORES) -gt 8 && echo 8 || echo $(CORES))
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
 
-setup: $(STAMP)  ## create .venv and install everything (EXTRAS=control,reasoning,dev)
+setup: $(STAMP)  ## create .venv and install everything (EXTRAS=control,baselines,reasoning,ray,dev)
 
 $(STAMP): pyproject.toml .ci/install
 	@.ci/install $(VENV) $(EXTRAS)

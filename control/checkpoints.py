@@ -2,27 +2,60 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 class CheckpointError(ValueError):
     """A file that cannot be read as what it should be; the message is one sentence."""
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a temporary file, then give it the name `path` in one step."""
+@contextmanager
+def explain_full_disk(path: Path) -> Iterator[None]:
+    """Raise OSError in one sentence where what is done within finds no room on the disk."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        code = getattr(error, "errno", None) or _errno_behind(error)
+        if code not in _FULL:
+            raise
+        raise OSError(
+            f"no room on the disk for {path} ({os.strerror(code)}): make room and give the same "
+            "command again; what was written before is intact"
+        ) from error
+
+
+def write_atomically(
+    path: Path, write: Callable[[Path], object], *, keep_previous: bool = False
+) -> None:
+    """Let `write` make a temporary file, then give it the name `path` in one step.
+
+    `keep_previous` keeps the file before as `previous(path)`. Where it fails both are what they
+    were, and no temporary file takes up room. Raises OSError, in one sentence, where the disk is
+    full.
+    """
     temporary = path.with_name(f"{path.name}.tmp")
-    write(temporary)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with explain_full_disk(path):
+            write(temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            if keep_previous and path.exists():
+                # A second name for it: there is no moment at which `path` does not exist.
+                _link(path, previous(path))
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -31,11 +64,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def save(path: Path, payload: dict[str, Any], *, keep_previous: bool = False) -> None:
-    """Write tensors and plain data; `keep_previous` keeps the file before as `previous(path)`."""
-    if keep_previous and path.exists():
-        # A second name for the present file: there is no moment at which `path` does not exist.
-        write_atomically(previous(path), lambda temporary: _link(path, temporary))
-    write_atomically(path, lambda temporary: torch.save(payload, temporary))
+    """Write tensors and plain data; see `write_atomically`."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # its errors, unlike those of torch's own, have a number
+            torch.save(payload, file)
+
+    write_atomically(path, write, keep_previous=keep_previous)
 
 
 def previous(path: Path) -> Path:
@@ -44,9 +79,20 @@ def previous(path: Path) -> Path:
 
 
 def load(path: Path, kind: str) -> dict[str, Any]:
-    """Read what `save` wrote. No code of the file is run.
+    """Read what `save` wrote; see `read`.
 
     Raises CheckpointError where the file is missing, damaged, or its `kind` entry is another.
+    """
+    payload = read(path)
+    if payload.get("kind") != kind:
+        raise CheckpointError(f"{path} does not hold a {kind}")
+    return payload
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The tensors and plain data of a file, of whatever kind. No code of the file is run.
+
+    Raises CheckpointError where the file is missing, damaged, or holds no dict.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
@@ -54,25 +100,30 @@ def load(path: Path, kind: str) -> dict[str, Any]:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         raise CheckpointError(f"{path} is damaged, or no file of this project") from error
-    if not isinstance(payload, dict) or payload.get("kind") != kind:
-        raise CheckpointError(f"{path} does not hold a {kind}")
+    if not isinstance(payload, dict):
+        raise CheckpointError(f"{path} is damaged, or no file of this project")
     return payload
 
 
 def load_newest(path: Path, kind: str) -> tuple[dict[str, Any], str]:
     """Read `path`, or the file before it where it is damaged: (payload, warning or "").
 
-    Raises CheckpointError where both are unusable.
+    The damaged file gives way to the one before it, which the next `save` would otherwise replace
+    by it. Raises CheckpointError where both are unusable.
     """
     try:
         return load(path, kind), ""
     except CheckpointError as error:
+        older = previous(path)
         try:
-            return load(previous(path), kind), f"{error}; continuing from {previous(path).name}"
+            payload = load(older, kind)
         except CheckpointError:
             raise error from None
+        _link(older, path)
+        return payload, f"{error}; continuing from {older.name}"
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _UNREADABLE = (
     RuntimeError,
     OSError,
@@ -83,6 +134,70 @@ _UNREADABLE = (
 )
 
 
-def _link(path: Path, temporary: Path) -> None:
+def _link(path: Path, name: Path) -> None:
+    """Make `name` a second name of the file `path`, whatever it named before."""
+    temporary = name.with_name(f"{name.name}.tmp")
     temporary.unlink(missing_ok=True)
     os.link(path, temporary)
+    os.replace(temporary, name)
+    temporary.unlink(missing_ok=True)  # it stays where both already named the same file
+
+
+def _errno_behind(error: BaseException) -> int | None:
+    """The number of the system's error that led to this one, where there is one."""
+    behind = error.__cause__ or error.__context__
+    return getattr(behind, "errno", None) if behind else None
+
+
+def pack(value: Any) -> Any:
+    """Named tuples, lists, tuples, dicts, tensors and plain values as what `load` reads.
+
+    A planner's carry is such a value. Raises ValueError where something else is in it.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()  # of a view the whole storage would be written
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, list | tuple):
+        name = "list" if isinstance(value, list) else _name_of(type(value))
+        return {_TYPE: name, "parts": [pack(part) for part in value]}
+    if isinstance(value, dict):
+        return {_TYPE: "dict", "keys": list(value), "parts": [pack(v) for v in value.values()]}
+    raise ValueError(f"{type(value).__name__} cannot be saved: make it of named tuples and tensors")
+
+
+def unpack(value: Any, device: torch.device | None = None) -> Any:
+    """What was packed, tensors on `device`.
+
+    A named tuple's class must have been imported already: nothing a file names is imported.
+    """
+    if isinstance(value, Tensor):
+        return value.to(device) if device else value
+    if not isinstance(value, dict):
+        return value
+    parts = [unpack(part, device) for part in value["parts"]]
+    name = value[_TYPE]
+    if name == "list":
+        return parts
+    if name == "dict":
+        return dict(zip(value["keys"], parts, strict=True))
+    return tuple(parts) if name == "tuple" else _named_tuple(name)(*parts)
+
+
+_TYPE = "type of value"
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def _name_of(kind: type) -> str:
+    return "tuple" if kind is tuple else f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _named_tuple(name: str) -> Callable[..., Any]:
+    """The imported class of that name."""
+    module, _, path = name.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    if not (isinstance(found, type) and issubclass(found, tuple) and hasattr(found, "_fields")):
+        raise CheckpointError(f"the file holds a value of type {name}, which is not known here")
+    return found

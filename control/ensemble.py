@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from control.finite import NotFiniteError
 from mbrl_core import draws
 from mbrl_core.types import Box, Discrete, Rng, Transition
 
@@ -124,7 +126,7 @@ class Ensemble(nn.Module):
         # member is grouped once per rollout, not once per step.
         self._grouping: _Grouping | None = None
 
-        action_dim = action_space.n if isinstance(action_space, Discrete) else len(action_space.low)
+        action_dim = width_of(action_space)
         self.target_dim = observation_dim + (reward is None)
         sizes = [observation_dim + action_dim, *hidden, 2 * self.target_dim]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
@@ -181,6 +183,16 @@ class Ensemble(nn.Module):
             other.aleatoric = aleatoric
         if discount is not None:
             other.discount = discount
+        return other
+
+    def only(self, members: Tensor) -> Ensemble:
+        """A copy with those members [n] alone: the best by a holdout, say."""
+        other = copy.deepcopy(self)
+        for layers in (other.weights, other.biases):
+            for layer in layers:
+                layer.data = layer.data[members]
+        other.members = other.run = len(members)
+        other._grouping = None
         return other
 
     def dealt(self, size: int) -> Ensemble:
@@ -297,6 +309,11 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
+def width_of(space: Box | Discrete) -> int:
+    """Columns that an action of this space takes among a network's inputs."""
+    return space.n if isinstance(space, Discrete) else len(space.low)
+
+
 def balanced_members(rows: int, members: int, rng: Rng, run: int | None = None) -> Tensor:
     """Members [rows] int64 such that each `run` rows of a root follow all E evenly.
 
@@ -339,14 +356,6 @@ class Split(NamedTuple):
     holdout: Tensor  # [m] int64: rows nobody learns from
 
 
-class NotFiniteError(ValueError):
-    """A loss was NaN or infinite; `batch` holds what it was computed from."""
-
-    def __init__(self, message: str, batch: dict[str, Tensor]) -> None:
-        super().__init__(message)
-        self.batch = batch
-
-
 class Fit(NamedTuple):
     """How a fit went."""
 
@@ -355,6 +364,7 @@ class Fit(NamedTuple):
     train_loss: float  # mean of the last epoch
     holdout_mse: float  # of the weights kept, in standardised targets; NaN without a holdout
     holdout_gmse: float  # likewise, as the geometric mean over rows
+    member_gmse: Tensor  # [E] likewise, of each member alone: elites are the lowest
 
 
 def empty_split(members: int) -> Split:
@@ -395,6 +405,7 @@ def fit(
     rng: torch.Generator,
     epochs: int = 50,
     patience: int = 5,
+    tolerance: float = 0.0,
     batch_size: int = 256,
 ) -> Fit:
     """Fit the normalisers, then the networks by maximum likelihood; keep the best epoch.
@@ -415,6 +426,7 @@ def fit(
         rng: shuffles each member's sample each epoch.
         epochs: at most so many.
         patience: epochs without improvement.
+        tolerance: share by which the error must fall to count as one.
         batch_size: rows per member and update.
 
     Raises:
@@ -431,12 +443,21 @@ def fit(
     for epoch in range(1, epochs + 1):
         last_loss = _epoch(model, optimizer, x, y, split, rng, batch_size, epoch)
         errors = _holdout_errors(model, x, y, split)
-        if len(errors) == 0 or errors.log().mean() < best.log().mean():
+        gain = best.mean(0).log().mean() - errors.mean(0).log().mean()
+        if errors.numel() == 0 or gain > -math.log1p(-tolerance):
             best, best_epoch, kept = errors, epoch, _weights(model)
         if epoch - best_epoch >= patience:
             break
     model.load_state_dict(kept)
-    return Fit(epoch, best_epoch, last_loss, float(best.mean()), float(best.log().mean().exp()))
+    rows = best.mean(0)
+    return Fit(
+        epoch,
+        best_epoch,
+        last_loss,
+        float(rows.mean()),
+        float(rows.log().mean().exp()),
+        best.log().mean(1).exp(),
+    )
 
 
 def loss(model: Ensemble, x: Tensor, y: Tensor) -> Tensor:
@@ -488,10 +509,10 @@ def _epoch(
 
 @torch.no_grad()
 def _holdout_errors(model: Ensemble, x: Tensor, y: Tensor, split: Split) -> Tensor:
-    """Squared errors [m] of the holdout rows, averaged over members and dimensions."""
+    """Squared errors [E, m] of the holdout rows, averaged over dimensions."""
     held_x, held_y = x[split.holdout], y[split.holdout]
     mean, _ = model(held_x.expand(model.members, *held_x.shape))
-    return (mean - held_y).square().mean((0, 2)).clamp(min=1e-12)
+    return (mean - held_y).square().mean(2).clamp(min=1e-12)
 
 
 def _weights(model: Ensemble) -> dict[str, Tensor]:

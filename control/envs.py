@@ -6,7 +6,8 @@
         obs, reward, terminated, truncated, frames = env.step(actions)
 
 Unlike Gymnasium's vector environments nothing is reset by itself: `step` returns the observation in
-which an episode ended, an ended row stands still, and `reset(mask=...)` starts new episodes.
+which an episode ended, an ended row stands still, and `reset(mask=...)` starts new episodes, of any
+rows while the others go on with theirs.
 
 A frame is one control step of the simulator; an action is held for `action_repeat` of them.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -75,7 +77,8 @@ def make_env(
 
     Args:
         name: `dmc/<domain>-<task>` (`dmc/cartpole-swingup`, `dmc/ball-in-cup-catch`) or `gym/<id>`
-            (`gym/Pendulum-v1`).
+            (`gym/Pendulum-v1`), with settings after question marks
+            (`gym/FrozenLake-v1?is_slippery:false?map_name:8x8`).
         num_envs: how many run side by side.
         action_repeat: frames for which an action is held.
         seed: decides the episodes of `reset()` without seeds.
@@ -99,9 +102,10 @@ def make_env(
 class VectorEnv:
     """B independent environments; see `make_env`.
 
-    An episode is decided by its seed alone, whichever row and batch it runs in. Without seeds row
-    b's k-th episode has a seed made of (`seed`, b, k); k is all that `state_dict` holds, so a run
-    can be resumed exactly where episodes start.
+    An episode is decided by its seed and the actions taken, whichever row and batch it runs in.
+    Without seeds row b's k-th episode has a seed made of (`seed`, b, k). So k, the running
+    episode's seed and its actions until now are all that `state_dict` has to hold, whatever the
+    simulator: `load_state_dict` takes the actions again.
     """
 
     def __init__(
@@ -125,6 +129,8 @@ class VectorEnv:
         self.terminated = torch.zeros(self.num_envs, dtype=torch.bool)
         self.truncated = torch.ones(self.num_envs, dtype=torch.bool)  # nothing to step before reset
         self._elapsed = [0] * self.num_envs
+        self._started: list[int | None] = [None] * self.num_envs  # seeds of the running episodes
+        self._actions: list[list[np.ndarray]] = [[] for _ in simulators]  # taken in them
         self._obs = np.zeros((self.num_envs, self.observation_dim), dtype=np.float32)
 
     @property
@@ -137,6 +143,11 @@ class VectorEnv:
         """Which rows [B] have ended and wait for a reset."""
         return self.terminated | self.truncated
 
+    @property
+    def obs(self) -> Tensor:
+        """The observations [B, D] that each row is at."""
+        return torch.from_numpy(self._obs.copy())
+
     def reset(self, seeds: Sequence[int] | None = None, *, mask: Tensor | None = None) -> Tensor:
         """Start new episodes and return all observations [B, D].
 
@@ -148,12 +159,8 @@ class VectorEnv:
             raise ValueError(f"{len(seeds)} seeds were given for {self.num_envs} environments")
         chosen = range(self.num_envs) if mask is None else mask.nonzero().squeeze(1).tolist()
         for b in chosen:
-            self._obs[b] = self._simulators[b].reset(
-                self._next_seed(b) if seeds is None else int(seeds[b])
-            )
-            self._elapsed[b] = 0
-            self.terminated[b] = self.truncated[b] = False
-        return torch.from_numpy(self._obs.copy())
+            self._begin(b, self._next_seed(b) if seeds is None else int(seeds[b]))
+        return self.obs
 
     def step(self, action: Tensor) -> StepResult:
         """Hold `action` ([B, A], or int64 [B] if discrete) for `action_repeat` frames at most.
@@ -166,30 +173,43 @@ class VectorEnv:
         reward = torch.zeros(self.num_envs)
         frames = torch.zeros(self.num_envs, dtype=torch.int64)
         for b in (~self.done).nonzero().squeeze(1).tolist():
-            total, spent = self._hold(b, actions[b])
-            reward[b], frames[b] = total, spent
-        return StepResult(
-            torch.from_numpy(self._obs.copy()),
-            reward,
-            self.terminated.clone(),
-            self.truncated.clone(),
-            frames,
-        )
+            reward[b], frames[b] = self._hold(b, actions[b].copy())
+        return StepResult(self.obs, reward, self.terminated.clone(), self.truncated.clone(), frames)
 
     def state_dict(self) -> dict[str, Any]:
-        """What resuming needs, taken when no episode is under way."""
-        return {"episodes": list(self.episodes)}
+        """Where every episode is, as plain data and tensors."""
+        return {
+            "episodes": list(self.episodes),
+            "seeds": list(self._started),
+            "actions": [torch.from_numpy(np.array(taken)) for taken in self._actions],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue with the episodes that `state` has not begun."""
+        """Play every episode again up to where `state` was taken.
+
+        Raises ValueError where it is of another number of environments.
+        """
         if len(state["episodes"]) != self.num_envs:
             raise ValueError(
                 f"the saved state is of {len(state['episodes'])} environments, not {self.num_envs}"
             )
         self.episodes = list(state["episodes"])
+        for b, seed in enumerate(state["seeds"]):
+            if seed is not None:
+                self._begin(b, seed)
+                for action in state["actions"][b].numpy():
+                    self._hold(b, action)
+
+    def _begin(self, b: int, seed: int) -> None:
+        """Row b: start the episode that `seed` decides."""
+        self._obs[b] = self._simulators[b].reset(seed)
+        self._elapsed[b] = 0
+        self._started[b], self._actions[b] = seed, []
+        self.terminated[b] = self.truncated[b] = False
 
     def _hold(self, b: int, action: np.ndarray) -> tuple[float, int]:
         """Row b: up to `action_repeat` frames, at most to the end. Returns (reward, frames)."""
+        self._actions[b].append(action)
         total, spent, limit = 0.0, 0, self.frames_per_episode
         while spent < self.action_repeat:
             frame = self._simulators[b].frame(action)
@@ -219,12 +239,12 @@ class DMControl:
 
     def __init__(self, task: str) -> None:
         suite = importlib.import_module("dm_control.suite")
-        tasks = {"-".join(pair).replace("_", "-"): pair for pair in suite.ALL_TASKS}
-        tasks["cup-catch"] = ("ball_in_cup", "catch")
-        self.task: tuple[str, str] = _look_up("dmc", task.replace("_", "-"), tasks)
+        self.task: tuple[str, str] = _look_up("dmc", task.replace("_", "-"), suite_tasks())
         # Some models are themselves drawn at random (lqr): the same one in every copy.
         self._env = suite.load(*self.task, task_kwargs={"random": 0})
         spec = self._env.action_spec()
+        if os.environ["MUJOCO_GL"] == "disabled":
+            _forgo_rendering(self._env.physics)
         bounds = (np.broadcast_to(bound, spec.shape) for bound in (spec.minimum, spec.maximum))
         self.action_space: Box | Discrete = Box(
             *(torch.tensor(bound, dtype=torch.float32) for bound in bounds)
@@ -259,13 +279,34 @@ class DMControl:
         return np.concatenate(parts)
 
 
-class Gymnasium:
-    """One Gymnasium environment with its observation flattened (one-hot where it is discrete)."""
+def _forgo_rendering(physics: Any) -> None:
+    """Let a task see that there is no renderer: quadruped-escape would try to make one."""
+    headless = {"contexts": None, "__module__": type(physics).__module__}
+    physics.__class__ = type(type(physics).__name__, (type(physics),), headless)
 
-    def __init__(self, task: str) -> None:
+
+def suite_tasks() -> dict[str, tuple[str, str]]:
+    """Every task of the suite, by the name it has here; `cup-catch` is known by a second one."""
+    suite = importlib.import_module("dm_control.suite")
+    tasks = {"-".join(pair).replace("_", "-"): pair for pair in suite.ALL_TASKS}
+    return tasks | {"cup-catch": ("ball_in_cup", "catch")}
+
+
+class Gymnasium:
+    """One Gymnasium environment with its observation flattened (one-hot where it is discrete).
+
+    Its settings follow its name: `FrozenLake-v1?is_slippery:false?map_name:8x8`.
+    """
+
+    def __init__(self, task: str, render_mode: str | None = None) -> None:
         gymnasium = importlib.import_module("gymnasium")
-        _look_up("gym", task, dict.fromkeys(gymnasium.registry))
-        self._env = gymnasium.make(task)
+        name, *settings = task.split("?")
+        _look_up("gym", name, dict.fromkeys(gymnasium.registry))
+        given = dict(map(_setting, settings))
+        try:
+            self._env = gymnasium.make(name, render_mode=render_mode, **given)
+        except TypeError as error:
+            raise ValueError(f"gym/{name} cannot be made with {given}: {error}") from error
         self._flatten = gymnasium.spaces.flatten
         space = self._env.action_space
         self._first_action = int(getattr(space, "start", 0))
@@ -300,6 +341,17 @@ class Gymnasium:
     def _flat(self, observation: Any) -> np.ndarray:
         flat = self._flatten(self._env.observation_space, observation)
         return np.asarray(flat, dtype=np.float32)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """`is_slippery:false` as a keyword and its value, which is text where it is no JSON."""
+    name, colon, value = text.partition(":")
+    if not (name and colon):
+        raise ValueError(f"{text!r} is no setting of an environment: write name:value")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 _SUITES: dict[str, Callable[[str], Simulator]] = {"dmc": DMControl, "gym": Gymnasium}

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from control.envs import VectorEnv
 from control.replay import Steps
+from control.types import Act
 from mbrl_core import draws
-from mbrl_core.types import Box, Carry, Discrete
-
-Act: TypeAlias = Callable[[Tensor, Carry], tuple[Tensor, Carry]]
-"""(obs [B, D], carry) to (actions [B, A], carry); the carry is None when episodes start."""
+from mbrl_core.types import Box, Discrete
 
 
 class Episodes(NamedTuple):

@@ -1,4 +1,4 @@
-"""Learn a world model in an environment: collect an episode, learn from all of them, plan, again.
+"""Learn to control an environment: act, remember, learn, and again.
 
     python -m control.train agent=pets env=dmc/cartpole-swingup out=runs/cartpole
 
@@ -8,198 +8,180 @@ same command is given again, and on a CPU gives bit for bit what it would have g
 
 from __future__ import annotations
 
-import csv
 import json
-import time
-from collections.abc import Callable
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
-from torch import Tensor
+from typing import Any, Literal
 
 from control import checkpoints
-from control.ensemble import NotFiniteError
-from control.envs import VectorEnv, make_env
-from control.episodes import Episodes, random_actions, run_episodes
-from control.replay import Replay
-from control.world_model import WorldModel, save_world_model
-from mbrl_core.types import Carry, Planner
+from control.envs import make_env
+from control.loop import Pace, Run
+from control.metrics import line
+from control.types import Learner, Recipe, RunInfo, Watcher
+from mbrl_core.types import Planner
 
-KIND = "training run"
-Row = dict[str, float]
+__all__ = ["Learner", "Recipe", "Watcher", "train"]
 
-
-class Learner(Protocol):
-    """What an algorithm has to provide; it draws from the generator it was started with."""
-
-    def act(self, obs: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
-        """Observations [B, D] to actions [B, A]; the carry is None when episodes start."""
-        ...
-
-    def learn(self, replay: Replay) -> dict[str, float]:
-        """Learn from all experience; returns what to log."""
-        ...
-
-    def world_model(self, record: dict[str, Any]) -> WorldModel:
-        """What was learned."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that learning goes on from."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
-        ...
+# What may differ between two calls of the same run.
+FREE = ("out", "frames", "checkpoint_frames", "watch")
 
 
-class Recipe(Protocol):
-    """An algorithm's hyperparameters, a frozen dataclass."""
-
-    def start(self, env: VectorEnv, planner: Planner, *, rng: torch.Generator) -> Learner:
-        """A learner that knows nothing yet."""
-        ...
+def _tell(text: str) -> None:
+    print(text, flush=True)  # to be read on the way, also from a file
 
 
 def train(
     *,
     env: str,
     agent: Recipe,
-    planner: Planner,
+    planner: Planner | None = None,
     out: str | Path,
     seed: int = 0,
-    frames: int = 30_000,
-    action_repeat: int = 1,
+    frames: int = 100_000,
+    action_repeat: int | None = None,
     num_envs: int = 1,
-    random_episodes: int = 2,
     max_frames: int | None = None,
+    eval_frames: int | None = 10_000,
+    eval_episodes: int = 10,
+    log_frames: int = 1_000,
+    checkpoint_frames: int = 10_000,
+    replay_capacity: int = 1_000_000,
+    nan: Literal["stop", "skip"] = "stop",
+    watch: Sequence[Watcher] | Mapping[str, Watcher | None] = (),
     arguments: dict[str, Any] | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = _tell,
 ) -> Path:
-    """Train until `frames` simulator frames are seen, at whole episodes; returns the model's path.
+    """Train until `frames` simulator frames are seen; returns the run's folder.
 
     Args:
         env: a name for `make_env`.
         agent: the algorithm, such as `PETS()`.
-        planner: chooses the actions once random collection is over.
-        out: the run's folder. It holds `checkpoint.pt` (and the one before), `metrics.csv`,
-            `metrics.jsonl`, `model.pt` for `load_world_model` and `arguments.json`.
+        planner: chooses the actions; where None the agent's own, if it has one.
+        out: the run's folder. It holds `checkpoint.pt` (and the one before), `replay`,
+            `metrics.csv` and `.jsonl` (see `control/metrics.py`), `arguments.json`, and `model.pt`
+            for `load_world_model` where the agent learns a model.
         seed: decides everything random.
         frames: simulator frames, the random ones included. A finished run can be given more.
-        action_repeat: frames for which an action is held.
-        num_envs: episodes collected side by side between two fits.
-        random_episodes: rounds of `num_envs` episodes of uniformly random actions that come first.
+        action_repeat: frames for which an action is held; None is what the agent was made for in
+            the DeepMind Control Suite, and 1 elsewhere.
+        num_envs: environments stepped side by side, each in an episode of its own.
         max_frames: cuts episodes.
+        eval_frames: frames between two evaluations, which are episodes apart from training,
+            without exploration, in environments and with draws of their own; None for none.
+        eval_episodes: episodes of each, the same ones every time.
+        log_frames: frames between two rows of metrics.
+        checkpoint_frames: frames between two checkpoints.
+        replay_capacity: latest decisions that are learned from.
+        nan: what a loss that is not finite does. "stop" saves its batch and raises; "skip" leaves
+            its update out and counts it.
+        watch: what is told of rows and evaluations; under names, None switches one off.
         arguments: these arguments as plain data, for the record; taken from the objects where None.
         say: receives progress lines.
 
     Raises:
         ValueError: `out` holds a run with other arguments, an unknown environment, damaged
             checkpoints (CheckpointError), or a loss that is not finite (its batch is saved there).
+        OSError: the disk is full; the checkpoint before is intact.
+        KeyboardInterrupt: after a checkpoint, on SIGINT or SIGTERM; at once on a second one.
     """
     folder = Path(out)
+    repeat = _repeat(env, agent) if action_repeat is None else action_repeat
     described = arguments or _describe(
-        env=env, agent=agent, planner=planner, seed=seed, action_repeat=action_repeat,
-        num_envs=num_envs, random_episodes=random_episodes, max_frames=max_frames,
+        env=env, agent=agent, planner=planner, seed=seed, action_repeat=repeat, num_envs=num_envs,
+        max_frames=max_frames, eval_frames=eval_frames, eval_episodes=eval_episodes,
+        log_frames=log_frames, replay_capacity=replay_capacity, nan=nan,
     )  # fmt: skip
-    described = {name: v for name, v in described.items() if name not in ("out", "frames")}
+    described = {name: v for name, v in described.items() if name not in FREE}
+    if nan not in ("stop", "skip"):
+        raise ValueError(f"nan must be 'stop' or 'skip', not {nan!r}")
+    _check(
+        log_frames=log_frames,
+        checkpoint_frames=checkpoint_frames,
+        eval_frames=eval_frames,
+        eval_episodes=eval_episodes,
+    )
     _claim(folder, described)
-    run = _Run(make_env(env, num_envs, action_repeat, seed, max_frames), agent, planner, seed)
-    run.resume(folder / "checkpoint.pt", say)
-    while run.frames < frames:
-        started = time.perf_counter()
-        episodes = run.collect(explore=run.rounds < random_episodes)
-        collected = time.perf_counter()
-        try:
-            learned = run.learner.learn(run.replay)
-        except NotFiniteError as error:
-            bad = folder / "not-finite-batch.pt"
-            checkpoints.save(bad, {"kind": "batch", **error.batch})
-            where = f"after {run.frames} frames; the batch is in {bad}"
-            raise ValueError(f"{error}, {where}") from error
-        seconds = {"collect_s": collected - started, "learn_s": time.perf_counter() - collected}
-        run.log(episodes, learned | seconds)
-        run.write(folder, described)
-        say(_line(run.metrics[-1]))
-    say(f"wrote {folder / 'model.pt'} after {run.frames} frames")
-    return folder / "model.pt"
+    watchers = [w for w in (watch.values() if isinstance(watch, Mapping) else watch) if w]
+    run = Run(
+        RunInfo(folder, env, repeat, max_frames, seed, frames, described, []),
+        agent,
+        planner,
+        make_env(env, num_envs, repeat, seed, max_frames),
+        make_env(env, eval_episodes if eval_frames else 1, repeat, seed, max_frames),
+        pace=Pace(
+            random=agent.random_frames,
+            log=log_frames,
+            evaluate=eval_frames,
+            checkpoint=checkpoint_frames,
+        ),
+        capacity=replay_capacity,
+        nan=nan,
+        watchers=watchers,
+    )
+    if not run.resume(say):
+        run.begin()
+    try:
+        for watcher in watchers:
+            watcher.start(run.info._replace(rows=list(run.metrics.rows)))
+        _drive(run, frames, say)
+    finally:
+        for watcher in watchers:
+            watcher.close()
+    return folder
 
 
-class _Run:
-    """All that changes during training; what `write` saves and `resume` restores."""
+def _drive(run: Run, frames: int, say: Callable[[str], None]) -> None:
+    """Advance to the end, or until told to stop; either way the last step is saved."""
+    with _noted_signals() as noted:
+        while run.frames < frames:
+            told = len(run.metrics.rows)
+            run.advance()
+            if len(run.metrics.rows) > told:
+                say(line(run.metrics.rows, frames))
+            if noted:
+                run.save()
+                say(f"stopped after {run.frames} frames; the same command continues")
+                raise KeyboardInterrupt
+        run.save()
+    say(f"done after {run.frames} frames: {run.info.folder}")
 
-    def __init__(self, env: VectorEnv, agent: Recipe, planner: Planner, seed: int) -> None:
-        self.env = env
-        self.rng = torch.Generator().manual_seed(seed)
-        self.learner = agent.start(env, planner, rng=self.rng)
-        self.replay = Replay()
-        self.frames = 0
-        self.metrics: list[Row] = []
 
-    @property
-    def rounds(self) -> int:
-        """How many times experience was collected."""
-        return len(self.metrics)
+@contextmanager
+def _noted_signals() -> Iterator[list[int]]:
+    """A list that the first SIGINT or SIGTERM is put on; the next one does what it always does."""
+    noted: list[int] = []
+    handlers: dict[int, Any] = {}
 
-    def collect(self, *, explore: bool) -> Episodes:
-        """One episode in every environment, kept in the replay."""
+    def restore() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
-        def act(obs: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
-            if explore:
-                return random_actions(self.env.action_space, len(obs), self.rng), None
-            return self.learner.act(obs, carry)
+    def note(number: int, frame: object) -> None:
+        noted.append(number)
+        restore()
+        os.write(2, b"stopping after this step; the same signal again stops at once\n")
 
-        episodes = run_episodes(self.env, act)
-        self.replay.add(episodes.steps)
-        self.frames += int(episodes.frames.sum())
-        return episodes
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handlers[number] = signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        restore()
 
-    def log(self, episodes: Episodes, learned: dict[str, float]) -> None:
-        """Add a row of metrics."""
-        returns = {
-            "return": float(episodes.returns.mean()),
-            "return_min": float(episodes.returns.min()),
-            "return_max": float(episodes.returns.max()),
-        }
-        row = {"round": self.rounds + 1, "frames": self.frames, "decisions": len(self.replay)}
-        self.metrics.append(row | returns | learned)
 
-    def write(self, folder: Path, described: dict[str, Any]) -> None:
-        """Model and metrics first: what the checkpoint claims is then already there."""
-        record = {
-            "arguments": described,
-            "frames": self.frames,
-            "episodes": self.rounds * self.env.num_envs,
-            "last_returns": [row["return"] for row in self.metrics[-5:]],
-        }
-        save_world_model(folder / "model.pt", self.learner.world_model(record))
-        _write_metrics(folder, self.metrics)
-        payload = {
-            "kind": KIND,
-            "learner": self.learner.state_dict(),
-            "replay": self.replay.state_dict(),
-            "env": self.env.state_dict(),
-            "rng": self.rng.get_state(),
-            "frames": self.frames,
-            "metrics": self.metrics,
-        }
-        checkpoints.save(folder / "checkpoint.pt", payload, keep_previous=True)
+def _repeat(env: str, agent: Recipe) -> int:
+    return agent.action_repeat if env.startswith("dmc/") else 1
 
-    def resume(self, path: Path, say: Callable[[str], None]) -> None:
-        """Go on from the checkpoint, if there is one."""
-        if not path.exists() and not checkpoints.previous(path).exists():
-            return
-        payload, warning = checkpoints.load_newest(path, KIND)
-        if warning:
-            say(warning)
-        self.learner.load_state_dict(payload["learner"])
-        self.replay.load_state_dict(payload["replay"])
-        self.env.load_state_dict(payload["env"])
-        self.rng.set_state(payload["rng"])
-        self.frames = payload["frames"]
-        self.metrics = payload["metrics"]
-        say(f"continuing after {self.frames} frames")
+
+def _check(**counts: int | None) -> None:
+    for name, number in counts.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, not {number}")
 
 
 def _describe(**arguments: Any) -> dict[str, Any]:
@@ -224,28 +206,6 @@ def _claim(folder: Path, arguments: dict[str, Any]) -> None:
         raise ValueError(f"{folder} holds a run without arguments.json: choose another folder")
     text = json.dumps(mine, indent=2) + "\n"
     checkpoints.write_atomically(path, lambda temporary: temporary.write_text(text))
-
-
-def _write_metrics(folder: Path, metrics: list[Row]) -> None:
-    """Both files anew each time, so that they never hold rows the checkpoint does not know."""
-
-    def as_csv(path: Path) -> None:
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(metrics[0]))
-            writer.writeheader()
-            writer.writerows(metrics)
-
-    lines = "".join(json.dumps(row) + "\n" for row in metrics)
-    checkpoints.write_atomically(folder / "metrics.csv", as_csv)
-    checkpoints.write_atomically(folder / "metrics.jsonl", lambda path: path.write_text(lines))
-
-
-def _line(row: Row) -> str:
-    fit = f"holdout error {row['holdout_gmse']:.2e}  " if "holdout_gmse" in row else ""
-    return (
-        f"round {row['round']:3.0f}  frames {row['frames']:6.0f}  return {row['return']:7.1f}  "
-        f"{fit}collect {row['collect_s']:.1f} s  learn {row['learn_s']:.1f} s"
-    )
 
 
 if __name__ == "__main__":

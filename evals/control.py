@@ -163,9 +163,7 @@ def _find_world(
         if given:
             raise ValueError(f"the simulator has no {given[0]}: that is for learned models")
         return true_world(env, _repeat_of(env) if action_repeat is None else action_repeat)
-    world = load_world_model(model)
-    if world.env != env:
-        raise ValueError(f"the world model {model} was trained for {world.env}, not for {env}")
+    world = load_world_model(model, env)
     if action_repeat not in (None, world.action_repeat):
         raise ValueError(
             f"the world model {model} was trained at action repeat {world.action_repeat}, "

@@ -2,10 +2,11 @@
 
     config.json     the arguments of the run and their hash
     records.jsonl   one JSON object per line, appended as each episode or problem completes
-    summary.json    written once at the end, recomputable from the records
+    failures.jsonl  one JSON object per attempt that failed: its id and the reason
+    summary.json    written once at the end, recomputable from these two
 
 A run that was killed continues where it stopped: open the same folder with the same arguments and
-skip the ids that `done` lists.
+skip the ids that `done` lists. A failure is no record: what failed is tried again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 CONFIG = "config.json"
 RECORDS = "records.jsonl"
+FAILURES = "failures.jsonl"
 SUMMARY = "summary.json"
 LOCK = ".lock"
 
@@ -53,6 +55,7 @@ class RecordStore:
             path = self.folder / RECORDS
             _drop_truncated_line(path)
             self._records = {record["id"]: record for record in read_records(path)}
+            self._failures = read_failures(self.folder / FAILURES)
             self._file = open(path, "ab")  # noqa: SIM115 (closed by `close`)
         except BaseException:
             os.close(self._lock)
@@ -88,6 +91,26 @@ class RecordStore:
         """All records so far, in the order of completion, `id` included."""
         return list(self._records.values())
 
+    @property
+    def failures(self) -> dict[str | int, str]:
+        """Of what failed and has no record: the id and the reason of the last attempt."""
+        return {id: why for id, why in self._failures.items() if id not in self._records}
+
+    def fail(self, id: str | int, reason: str) -> None:
+        """Note that an attempt at an episode or problem failed; on disk when this returns.
+
+        Raises OSError, naming the file, where the disk refuses.
+        """
+        path = self.folder / FAILURES
+        try:
+            with open(path, "ab") as file:
+                file.write((json.dumps({"id": id, "reason": reason}) + "\n").encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise _named(error, "write", path) from error
+        self._failures[id] = reason
+
     def append(self, id: str | int, record: Mapping[str, Any]) -> None:
         """Add the record of one finished episode or problem; on disk when this returns.
 
@@ -111,7 +134,7 @@ class RecordStore:
     def write_summary(self, summary: Mapping[str, Any]) -> Path:
         """Replace `summary.json` in one step: no reader sees half of it. Returns its path."""
         path = self.folder / SUMMARY
-        _write_atomically(path, _encode(summary, "the summary", indent=2) + "\n")
+        write_atomically(path, _encode(summary, "the summary", indent=2) + "\n")
         return path
 
     def close(self) -> None:
@@ -150,6 +173,20 @@ def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
             raise ValueError(f"{path}, line {number}: {id!r} is in line {seen[id]} already")
         seen[id] = number
         yield record
+
+
+def read_failures(path: str | Path) -> dict[str | int, str]:
+    """Id and last reason of the failures in a `failures.jsonl`; none where the file does not exist.
+
+    A line that a killed run has not finished is passed over.
+    """
+    path = Path(path)
+    found: dict[str | int, str] = {}
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            record = json.loads(line)
+            found[record["id"]] = record["reason"]
+    return found
 
 
 def load_run(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -207,7 +244,7 @@ def _claim(path: Path, arguments: Mapping[str, Any]) -> None:
     wanted = json.loads(text)["arguments"]
     if not path.exists():
         config = {"hash": hash_arguments(wanted), "arguments": wanted}
-        _write_atomically(path, json.dumps(config, indent=2) + "\n")
+        write_atomically(path, json.dumps(config, indent=2) + "\n")
         return
     found = _arguments(path)
     if hash_arguments(found) != hash_arguments(wanted):
@@ -280,7 +317,8 @@ def _drop_truncated_line(path: Path) -> None:
             os.truncate(path, whole)
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a text file in one step. OSError, naming the file, where the disk refuses."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as file:

@@ -16,8 +16,10 @@ from mbrl_core.planners.icem import ICEM, EliteStart
 from mbrl_core.planners.ilqr import ILQR
 from mbrl_core.planners.lqr import LQR, dare
 from mbrl_core.planners.mcts import MCTS, Widening
+from mbrl_core.planners.mlp import CompiledMLP, compiled_mlp, run_mlp
 from mbrl_core.planners.particles import ParticleFilter
 from mbrl_core.planners.receding import RecedingHorizon
+from mbrl_core.planners.reflex import Reflex
 from mbrl_core.planners.sampling import CEM, MPPI
 from mbrl_core.planners.selection import (
     PUCT,
@@ -104,6 +106,7 @@ __all__ = [
     "CategoricalCEM",
     "Chunked",
     "Cloud",
+    "CompiledMLP",
     "CompletedQ",
     "Cost",
     "DepthFirstSearch",
@@ -136,6 +139,7 @@ __all__ = [
     "RawQ",
     "RecedingHorizon",
     "Reducer",
+    "Reflex",
     "Risk",
     "Rng",
     "Rollout",
@@ -154,6 +158,7 @@ __all__ = [
     "Widening",
     "Worst",
     "all_actions",
+    "compiled_mlp",
     "dare",
     "generator",
     "grid_actions",
@@ -161,6 +166,7 @@ __all__ = [
     "penalised",
     "repeat_actions",
     "reset",
+    "run_mlp",
     "save_html",
     "to_networkx",
     "uniform_policy",

@@ -12,17 +12,27 @@ import pytest
 
 from configs import cli
 from configs.checks import accepts, describe, expected_type
-from configs.help import read_comments
+from configs.help import program_arguments, read_comments
+from configs.sweeps import Job, Local, Ray, Runner
 
 COMMANDS = {
     "control_train": "control.train:train",
+    "control_multitask": "control.multitask:train_multitask",
+    "control_page": "control.page:run_page",
+    "control_video": "control.video:video",
     "evals_control": "evals.control:evaluate",
     "evals_reasoning": "evals.reasoning:evaluate",
     "demo": "evals.demo:demo",
+    "experiments": "evals.experiments.command:perform",
     "compare": "evals.compare:compare",
+    "matrix": "evals.matrix:matrix",
+    "scaling": "evals.scaling.command:scaling",
+    "keep": "evals.keep:keep",
+    "references": "evals.references:references",
     "bench": "evals.bench.command:bench",
     "reasoning_lm": "reasoning.training.lm:train_lm",
     "reasoning_scorer": "reasoning.training.scorer:train_scorer",
+    "reasoning_expert": "reasoning.training.expert:expert_iteration",
 }
 PLANNERS = sorted(path.stem for path in Path(cli.CONFIG_FOLDER, "planner").glob("*.yaml"))
 
@@ -49,12 +59,24 @@ def command(
 
 
 calls: list[dict[str, Any]] = []
+swept: list[Job] = []
+runners: list[Runner] = []
+
+
+def in_this_process(jobs, runner, say) -> None:
+    """Stands for `configs.sweeps.sweep`, whose tests are in `test_sweeps.py`."""
+    swept.extend(jobs)
+    runners.append(runner)
+    for job in jobs:
+        assert run(*job.arguments[len(program_arguments()) :]) == 0
 
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path, monkeypatch):
-    calls.clear()
+    for remembered in (calls, swept, runners):
+        remembered.clear()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "sweep", in_this_process)
     yield
     assert not list(tmp_path.iterdir()), "a command leaves nothing behind that it was not asked for"
 
@@ -138,6 +160,11 @@ def test_refusals_of_the_command_are_one_sentence_and_bugs_are_not(capsys):
         run("seed=14")
 
 
+def test_help_shows_options_that_have_to_be_given(capsys):
+    assert cli.run("compare", command, "Compare.", argv=["--help"]) == 0
+    assert "one=???" in capsys.readouterr().out
+
+
 def test_help_names_every_option_with_its_meaning(capsys):
     assert run("--help", "planner=mppi", "planner.horizon=9") == 0
     text = capsys.readouterr().out
@@ -148,9 +175,10 @@ def test_help_names_every_option_with_its_meaning(capsys):
         "model steps planned ahead",
         "planner=grad_mpc",
         "Cross-entropy method",
-        "frames=40000",
+        "frames=100000",
         "examples",
         "--multirun",
+        "sweep.workers=1",
     ):
         assert expected in text
     assert "_target_" not in text
@@ -203,19 +231,56 @@ def test_comments_are_read_from_yaml():
     assert comments.meanings == {"a": "first goes on", "b": "", "b.c": "in"}
 
 
-def test_multirun_runs_every_combination_and_survives_a_failure(capsys):
-    assert run("--multirun", "planner=cem,mppi", "seed=0,13,2") == 1
-    assert [(type(c["planner"]).__name__, c["seed"]) for c in calls] == [
-        ("CEM", 0),
-        ("CEM", 2),
-        ("MPPI", 0),
-        ("MPPI", 2),
+def test_multirun_is_one_run_per_combination(tmp_path):
+    assert run("--multirun", "planner=cem,mppi", "frames=100", "seed=range(2)") == 0
+    assert [job.name for job in swept] == [
+        "planner=cem seed=0",
+        "planner=cem seed=1",
+        "planner=mppi seed=0",
+        "planner=mppi seed=1",
     ]
-    assert calls[3]["out"] == "runs/control/dmc/cartpole-swingup/pets-mppi-2"
-    told = capsys.readouterr().err.splitlines()
-    assert told[0] == "run 1: planner=cem seed=0"
-    assert told[2] == "failed run 2: planner=cem seed=13: thirteen is refused"
-    assert told[-1] == "error: thirteen is refused"
+    assert [(type(c["planner"]).__name__, c["seed"], c["frames"]) for c in calls] == [
+        ("CEM", 0, 100),
+        ("CEM", 1, 100),
+        ("MPPI", 0, 100),
+        ("MPPI", 1, 100),
+    ]
+    folder = tmp_path / calls[3]["out"]
+    assert folder == tmp_path / "runs/control/dmc/cartpole-swingup/pets-mppi-1"
+    assert (swept[3].folder, swept[3].log) == (str(tmp_path), str(folder / "log.txt"))
+
+
+def test_where_a_sweep_runs_is_one_switch():
+    for argv in ([], ["sweep.workers=3"], ["sweep.workers=3", "sweep=ray", "sweep.gpus=0.5"]):
+        assert run("-m", "seed=0,1", *argv) == 0
+    assert runners == [Local(), Local(workers=3), Ray(workers=3, gpus=0.5)]
+    assert swept[:2] == swept[2:4] == swept[4:]
+    assert not any("sweep" in call["arguments"] for call in calls)
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["-m", "sweep=rya"], "unknown sweep 'rya': did you mean 'ray'? choices: local, ray"),
+        (["-m", "sweep.worker=2"], "unknown option 'sweep.worker': did you mean 'sweep.workers'?"),
+        (["-m", "sweep.workers=x"], "option 'sweep.workers' must be a whole number, not 'x'"),
+        (["sweep=ray", "seed=1"], "sweep=... needs --multirun"),
+        (["-m", "seed=interval(0,1)"], "'seed=interval(0,1)' has no list of values to run"),
+        (
+            ["-m", "hydra/launcher=joblib"],
+            "'hydra/launcher=joblib' has no effect: sweep=... says where runs go",
+        ),
+        (
+            ["-m", "frames=1,2", "out=x"],
+            "'frames=1' and 'frames=2' would write to the same folder {}/x: "
+            "put what differs into out=..., as ${...}",
+        ),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused_before_it_starts(argv, sentence, capsys, tmp_path):
+    assert run(*argv) == 2
+    assert capsys.readouterr().err == f"error: {sentence.replace('{}', str(tmp_path))}\n"
+    assert not swept
 
 
 @pytest.mark.parametrize(("strategy", "idle"), [("greedy", True), ("best_of_n", False)])

@@ -80,7 +80,7 @@ class RandomShooting:
         if samples < 1 or not world.calls_left(calls):
             raise ValueError("RandomShooting: the budget does not allow one future of this horizon")
         if open_loop:
-            sequences = self._draw(world, samples)
+            sequences = uniform_sequences(world, samples, self.horizon)
             rollout = simulate_actions(world, state, sequences)
         else:
             rollout = simulate_policy(world, state, self.horizon, samples)
@@ -92,16 +92,18 @@ class RandomShooting:
         warn_of_lost(world.planner, plan)
         return plan, None
 
-    def _draw(self, world: World, samples: int) -> Tensor:
-        """Sequences [B, N, H, A], or [B, N, H] of a discrete space."""
-        space = world.model.action_space
-        shape = (world.roots, samples, self.horizon)
-        if isinstance(space, Discrete):
-            return draws.integers(world.rng, space.n, *shape).to(world.device)
-        bounds = bounds_of(world)
-        wide = (*shape, len(bounds.low))
-        noise = 2 * draws.uniform(world.rng, *wide).to(bounds.low) - 1
-        if not bool(torch.isfinite(bounds.high - bounds.low).all()):
-            normal = draws.normal(world.rng, *wide).to(bounds.low)
-            noise = torch.where(torch.isfinite(bounds.high - bounds.low), noise, normal)
-        return bounds.clip(bounds.center + bounds.half * noise)
+
+def uniform_sequences(world: World, samples: int, horizon: int) -> Tensor:
+    """Sequences [B, N, H, A] from the action space, or [B, N, H] where it is discrete: uniform
+    between the bounds, standard normal where they are infinite."""
+    space = world.model.action_space
+    shape = (world.roots, samples, horizon)
+    if isinstance(space, Discrete):
+        return draws.integers(world.rng, space.n, *shape).to(world.device)
+    bounds = bounds_of(world)
+    wide = (*shape, len(bounds.low))
+    noise = 2 * draws.uniform(world.rng, *wide).to(bounds.low) - 1
+    if not bool(torch.isfinite(bounds.high - bounds.low).all()):
+        normal = draws.normal(world.rng, *wide).to(bounds.low)
+        noise = torch.where(torch.isfinite(bounds.high - bounds.low), noise, normal)
+    return bounds.clip(bounds.center + bounds.half * noise)

@@ -34,6 +34,7 @@ from mbrl_core import (
     RandomActions,
     RandomShooting,
     RecedingHorizon,
+    Reflex,
     Rows,
     all_actions,
     generator,
@@ -43,6 +44,7 @@ from tests.worlds import exported_planners
 
 POLICY: dict[str, Planner] = {  # needs a policy
     "best_of_n": RandomShooting(samples=4, horizon=3),
+    "follow_policy": Reflex(),
     "beam": BeamSearch(width=2, expand=2, depth=2),
     "dfs": DepthFirstSearch(expand=2, depth=2, max_nodes=4),
     "particle_filter": ParticleFilter(particles=4, depth=2),
@@ -52,6 +54,8 @@ POLICY: dict[str, Planner] = {  # needs a policy
 }
 BOX: dict[str, Planner] = {  # needs continuous actions
     "uniform": RandomShooting(samples=4, horizon=2, actions="uniform"),
+    "random": Reflex(action="random"),
+    "zero": Reflex(action="zero"),
     "cem": CEM(horizon=2, samples=8, elites=3, iterations=2),
     "icem": ICEM(horizon=2, samples=8, elites=3, iterations=2),
     "mppi": MPPI(horizon=2, samples=8, iterations=2),

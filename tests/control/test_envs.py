@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
+from torch import Tensor
 
-from control.envs import make_env
+from control import checkpoints
+from control.envs import VectorEnv, make_env, suite_tasks
 from control.episodes import random_actions, run_episodes
 from mbrl_core.types import Box, Discrete
 
@@ -110,7 +114,58 @@ def test_episodes_go_on_where_a_saved_state_stopped():
     assert not torch.equal(first, second)
     resumed = make_env("dmc/cartpole-swingup", num_envs=2, seed=4)
     resumed.load_state_dict(saved)
+    assert torch.equal(resumed.obs, first)
     assert torch.equal(resumed.reset(), second)
+    with pytest.raises(ValueError, match="the saved state is of 2 environments, not 1"):
+        make_env("dmc/cartpole-swingup").load_state_dict(saved)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dmc/cartpole-swingup",
+        "dmc/finger-spin",  # contacts
+        "dmc/reacher-easy",  # the target is part of the model
+        "gym/CartPole-v1",
+        "gym/Hopper-v5",
+        "gym/FrozenLake-v1",  # moves are drawn at random
+    ],
+)
+def test_rows_go_on_in_the_middle_of_their_episodes(name, tmp_path):
+    """Rows at different points: reset when they end, one ended and not reset."""
+    env = make_env(name, num_envs=3, action_repeat=2, seed=1, max_frames=30)
+    rng = torch.Generator().manual_seed(0)
+
+    def live(env: VectorEnv, decisions: int) -> list[Tensor]:
+        seen: list[Tensor] = []
+        for _ in range(decisions):
+            moved = env.step(random_actions(env.action_space, 3, rng))
+            seen += [part.clone() for part in moved]
+            seen.append(env.reset(mask=env.done & torch.tensor([True, True, False])))
+        return seen
+
+    env.reset()
+    env.reset(mask=torch.tensor([False, True, False]))
+    live(env, 7)
+    env.reset(mask=torch.tensor([True, False, False]))
+    live(env, 9)
+    checkpoints.save(tmp_path / "env.pt", {"kind": "env", **env.state_dict()})
+    drawn = rng.get_state()
+    straight = live(env, 20)
+    resumed = make_env(name, num_envs=3, action_repeat=2, seed=1, max_frames=30)
+    resumed.load_state_dict(checkpoints.load(tmp_path / "env.pt", "env"))
+    rng.set_state(drawn)
+    assert all(map(torch.equal, live(resumed, 20), straight))
+    assert resumed.episodes == env.episodes and max(env.episodes) > 3
+
+
+def test_every_task_of_the_suite_has_a_name():
+    suite = importlib.import_module("dm_control.suite")
+    names = suite_tasks()
+    assert {names["-".join(pair).replace("_", "-")] for pair in suite.ALL_TASKS} == {
+        *suite.ALL_TASKS
+    }
+    assert len(names) == len(suite.ALL_TASKS) + 1  # cup-catch has two
 
 
 @pytest.mark.parametrize(
@@ -119,8 +174,10 @@ def test_episodes_go_on_where_a_saved_state_stopped():
         ("dmc/ball-in-cup-catch", 8, 2),
         ("dmc/cup-catch", 8, 2),
         ("dmc/point-mass-easy", 4, 2),
+        ("dmc/quadruped-escape", 101, 12),  # asks for a renderer, which is not there
         ("dmc/reacher-hard", 6, 2),
         ("gym/Pendulum-v1", 3, 1),
+        ("gym/HalfCheetah-v5", 17, 6),
     ],
 )
 def test_names(name, dim, actions):
@@ -134,7 +191,9 @@ def test_names(name, dim, actions):
     ("name", "hint"),
     [
         ("dmc/cartpole-swngup", "dmc/cartpole-swingup"),
+        ("dmc/waker-walk", "dmc/walker-walk"),
         ("gym/Pendulm-v1", "gym/Pendulum-v1"),
+        ("gym/FrozenLke-v1", "gym/FrozenLake-v1"),
         ("cartpole-swingup", "dmc/<domain>-<task>"),
         ("dmc/", "dmc/"),
     ],

@@ -39,6 +39,7 @@ from mbrl_core import (
     RandomActions,
     RandomShooting,
     RecedingHorizon,
+    Reflex,
     Rng,
     Rows,
     Transition,
@@ -102,6 +103,7 @@ WORLDS: dict[str, tuple[Model, Rows]] = {
 }
 ANYWHERE: dict[str, Planner] = {
     "best_of_n": RandomShooting(samples=5, horizon=4),
+    "follow_policy": Reflex(),
     "beam": BeamSearch(width=2, expand=3, depth=3),
     "dvts": BeamSearch(width=4, expand=2, depth=3, groups=2),
     "dfs": DepthFirstSearch(expand=3, depth=3, max_nodes=10, prune_below=-8.0),
@@ -147,6 +149,8 @@ TEXT_ONLY: dict[str, Planner] = {
 }
 OPEN_LOOP: dict[str, Planner] = {
     "uniform": RandomShooting(samples=5, horizon=3, actions="uniform"),
+    "random": Reflex(action="random"),
+    "zero": Reflex(action="zero"),
 }
 DISCRETE: dict[str, Planner] = {
     **OPEN_LOOP,

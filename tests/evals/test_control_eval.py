@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from configs import cli
-from control.world_model import WorldModel, build_ensemble, save_world_model
+from control.world_model import EnsembleWorld, build_ensemble, save_world_model
 from evals.control import evaluate, summarize
 from mbrl_core import Box, generator
 from tests.evals.commands import killed_and_resumed, records_of, summary_of, timeless
@@ -25,7 +25,7 @@ def model(tmp_path_factory):
     for part in (ensemble.inputs, ensemble.targets):  # as if fitted to standard normal data
         part.fitted.fill_(True)
     path = tmp_path_factory.mktemp("world") / "model.pt"
-    save_world_model(path, WorldModel(ensemble, ENV, REPEAT, "given", {}))
+    save_world_model(path, EnsembleWorld(ensemble, ENV, REPEAT, "given", {}))
     return path
 
 

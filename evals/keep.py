@@ -1,0 +1,124 @@
+"""Keep of a run what tables and plots need, as small files below records/.
+
+    python -m evals.keep run=runs/control/dmc/walker-walk/tdmpc2-0
+    python -m evals.keep run=runs/evals/dmc/walker-walk/zero
+
+The first is a run of `control.train`, the second of `evals.control`. What the table against
+published results is made of: `evals.references`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.metadata
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from control import checkpoints
+from control.metrics import COLUMNS
+from control.page import MACHINE
+from control.world_model import KIND as WORLD_MODEL
+from evals.bench.command import commit, machine
+from evals.kept import RECORDS, Mark, Training, write_mark, write_training
+from evals.records import load_run
+
+PACKAGES = ("torch", "numpy", "mujoco", "dm-control", "gymnasium", "stable-baselines3")
+
+
+def keep(
+    *,
+    run: str | Path,
+    name: str | None = None,
+    records: str | Path = RECORDS,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Copy what is worth keeping of a run folder; returns the file's path.
+
+    Args:
+        run: the folder of a run of `control.train` or of `evals.control`.
+        name: of the agent, or of what was evaluated, in tables; the folder's name without the seed
+            where None.
+        records: where to keep it.
+        say: is told where it lies.
+
+    Raises:
+        ValueError: the folder holds no such run, or one without an evaluation or an episode.
+    """
+    folder = Path(run)
+    named = name or re.sub(r"-\d+$", "", folder.resolve().name)
+    if (folder / "metrics.csv").exists() and (folder / "arguments.json").exists():
+        path = write_training(records, _training(folder, named))
+    elif (folder / "records.jsonl").exists():
+        path = write_mark(records, _mark(folder, named))
+    else:
+        raise ValueError(f"{folder} holds no run of control.train or evals.control")
+    say(f"kept {path}")
+    return path
+
+
+def _training(folder: Path, agent: str) -> Training:
+    arguments = json.loads((folder / "arguments.json").read_text())
+    with (folder / "metrics.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    rows = [{n: float(row[n]) for n in COLUMNS if row.get(n)} for row in table]
+    if not any("eval_return" in row for row in rows):
+        raise ValueError(f"{folder} holds no evaluation yet")
+    last = rows[-1]
+    about = {
+        "action_repeat": round(last["frames"] / last["decisions"]),
+        "parameters": _parameters(folder / "model.pt"),
+        "hours": round(last["seconds"] / 3600, 2),
+        **(_recorded(folder / MACHINE) or _present()),
+        "commit": commit(),
+        "arguments": arguments,
+    }
+    return Training(arguments["env"], agent, arguments["seed"], about, rows)
+
+
+def _mark(folder: Path, name: str) -> Mark:
+    arguments, records = load_run(folder)
+    if not records:
+        raise ValueError(f"{folder} holds no episode yet")
+    records.sort(key=lambda record: record["id"])
+    about = {**_present(), "commit": commit(), "arguments": arguments}
+    return Mark(arguments["env"], name, about, [record["return"] for record in records])
+
+
+def _parameters(path: Path) -> int | None:
+    """Numbers in a world model's weights; None where the agent has learned none."""
+    if not path.exists():
+        return None
+    weights = checkpoints.load(path, WORLD_MODEL)["weights"].values()
+    return sum(w.numel() for w in weights if isinstance(w, torch.Tensor) and w.is_floating_point())
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """The machine and versions that a training run noted; where it moved, those of its end."""
+    if not path.exists():
+        return {}
+    noted = dict(json.loads(path.read_text())[-1])
+    words = [f"{noted.pop('cores', '?')} x {noted.pop('processor', '?')}"]
+    words += [str(gpu) for gpu in [noted.pop("GPU", "none")] if gpu != "none"]
+    versions = {name: noted[name] for name in ("Python", *PACKAGES) if name in noted}
+    return {"machine": ", ".join(words), "versions": versions}
+
+
+def _present() -> dict[str, Any]:
+    """This machine and its versions: an evaluation should be kept where it was made."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {"machine": machine(), "versions": versions}
+
+
+if __name__ == "__main__":
+    from configs.cli import run
+
+    raise SystemExit(run("keep", keep, __doc__ or ""))

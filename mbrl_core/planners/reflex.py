@@ -1,0 +1,85 @@
+"""Acting without looking ahead: the marks that planners are measured against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mbrl_core.planners.common import check_choice
+from mbrl_core.planners.shooting import uniform_sequences
+from mbrl_core.types import (
+    Budget,
+    Carry,
+    Discrete,
+    Listener,
+    Model,
+    Plan,
+    Rng,
+    Rollout,
+    Rows,
+)
+from mbrl_core.world import World, bounds_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reflex:
+    """An action without a step of the model, so that its gain over this is what planning is worth.
+
+    action: `policy`, one draw from the model's policy; `random`, uniform between the bounds
+        (standard normal where they are infinite); or `zero`, no force: 0, or the bound nearest to
+        it, and action 0 of a discrete space.
+
+    `Plan.value` is 0: nothing is predicted.
+    """
+
+    action: Literal["policy", "random", "zero"] = "policy"
+
+    def __post_init__(self) -> None:
+        check_choice(self, "action", "policy", "random", "zero")
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: Model,
+        state: Rows,
+        carry: Carry = None,
+        *,
+        rng: Rng,
+        budget: Budget | None = None,
+        listen: Listener | None = None,
+    ) -> tuple[Plan, Carry]:
+        """See `Planner`. There is no warm start: the carry is None.
+
+        Raises ValueError where the budget does not allow to ask the policy once.
+        """
+        needs = ("policy",) if self.action == "policy" else ("action_space",)
+        world = World("Reflex", model, state, rng=rng, budget=budget, needs=needs)
+        if self.action == "policy":
+            action = _follow(world, state)
+        elif self.action == "random":
+            action = uniform_sequences(world, 1, 1)[:, 0, 0]
+        else:
+            action = _zero(world)
+        nothing = torch.zeros(world.roots, dtype=world.dtype, device=world.device)
+        none = nothing.view(-1, 1, 1)[:, :, :0]
+        kept = torch.zeros_like(nothing, dtype=torch.bool)
+        trace = Rollout([], none, none, state, nothing.unsqueeze(1), kept.unsqueeze(1))
+        return Plan(action, nothing, state, trace, world.cost(), ~kept), None
+
+
+def _follow(world: World, state: Rows) -> Rows:
+    """One draw from the policy for each root."""
+    if world.affordable(1, proposals=1) < 1 or not world.calls_left(1):
+        raise ValueError("Reflex: the budget does not allow to ask the policy once")
+    return world.propose(state, 1).actions
+
+
+def _zero(world: World) -> Tensor:
+    """The action [B, A] nearest to zero, or [B] of a discrete space."""
+    if isinstance(world.model.action_space, Discrete):
+        return torch.zeros(world.roots, dtype=torch.int64, device=world.device)
+    bounds = bounds_of(world)
+    return bounds.clip(torch.zeros_like(bounds.low).expand(world.roots, -1))

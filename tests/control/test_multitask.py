@@ -1,0 +1,114 @@
+"""One model of two tasks: what it learns from, what it keeps apart, that it acts in both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from control import checkpoints
+from control.agents.tdmpc2 import TDMPC2
+from control.checkpoints import CheckpointError
+from control.episodes import run_episodes
+from control.latent import LatentModel, Size
+from control.multitask import KIND, Dataset, read_run, train_multitask
+from control.train import train
+from control.world_model import LatentWorldModel, load_world_model
+from mbrl_core import TDMPC, generator
+
+ENVS = ("dmc/cartpole-swingup", "dmc/reacher-easy")  # 5 and 6 observations, 1 and 2 actions
+TINY = Size(encoder=16, hidden=16, latent=16, simnorm=4, task=3, bins=21, heads=2)
+AGENT = TDMPC2(size=TINY, batch_size=8, random_frames=1000, action_repeat=8)
+QUIET = {"say": lambda line: None}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> list[Path]:
+    """Two runs of random actions."""
+    folders = []
+    for number, env in enumerate(ENVS):
+        folder = tmp_path_factory.mktemp("run") / str(number)
+        more = {"frames": 200, "max_frames": 80, "eval_frames": None}
+        folders.append(train(env=env, agent=AGENT, out=folder, **more, **QUIET))
+    return folders
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("both")
+    return train_multitask(data=data, agent=AGENT, out=folder, updates=6, log_updates=4, **QUIET)
+
+
+def test_a_batch_is_padded_and_masked_by_task(data):
+    dataset = Dataset([read_run(folder) for folder in data], 3)
+    batch = dataset.batch(64, generator(0), torch.device("cpu"))
+    assert batch.obs.shape == (4, 64, 6) and batch.action.shape == (3, 64, 2)
+    first = batch.task == 0
+    assert 16 < first.sum() < 48
+    assert (batch.obs[:, first, 5:] == 0).all() and (batch.action[:, first, 1:] == 0).all()
+    assert batch.obs[:, ~first, 5:].any() and batch.action[:, ~first, 1:].any()
+    assert (batch.discount == 0.95).all()  # of ten decisions
+
+
+def test_the_model_acts_in_both_tasks(trained):
+    planner = TDMPC(horizon=2, samples=12, elites=4, policy_samples=3, iterations=2)
+    for env in ENVS:
+        world = load_world_model(trained / "model.pt", env)
+        assert isinstance(world, LatentWorldModel) and world.env == env
+        model, rng = world.model(), generator(0)
+        episodes = run_episodes(
+            world.make_env(2, max_frames=24),
+            lambda obs, carry, m=model, w=world, r=rng: _acted(
+                planner(m, w.root(obs), carry, rng=r)
+            ),
+        )
+        assert episodes.steps.action.shape[1] == len(world.action_space.low)
+        assert (episodes.steps.action.abs() <= 1).all()
+    with pytest.raises(ValueError, match="was trained for dmc/cartpole-swingup, dmc/reacher-easy"):
+        load_world_model(trained / "model.pt", "dmc/walker-walk")
+
+
+def _acted(planned):
+    plan, carry = planned
+    return plan.action, carry
+
+
+def test_tasks_have_models_of_their_own_in_shared_networks(trained):
+    worlds = [load_world_model(trained / "model.pt", env) for env in ENVS]
+    obs = torch.randn(4, 5, generator=generator(0))
+    alike = torch.cat([obs, torch.zeros(4, 1)], 1)
+    assert not torch.allclose(worlds[0].root(obs), worlds[1].root(alike))
+    shared = worlds[0].world
+    assert (shared.tasks.norm(dim=1) <= 1 + 1e-6).all()
+    state, view = worlds[0].root(obs), worlds[0]._view()
+    # A missing action is no action: the policy of task 0 never uses the second one.
+    drawn = shared.actor(state, torch.zeros(4).long()).actions(torch.randn(4, 2))[0]
+    assert (drawn[:, 1] == 0).all() and (drawn[:, 0] != 0).all()
+    assert view.propose(state, 3, rng=generator(0)).actions.shape == (12, 1)
+    assert isinstance(view, LatentModel)
+
+
+def test_a_run_continued_equals_one_never_stopped(data, trained, tmp_path):
+    for updates in (3, 6):
+        train_multitask(
+            data=data, agent=AGENT, out=tmp_path, updates=updates, log_updates=4, **QUIET
+        )
+    one, other = (
+        checkpoints.load(folder / "checkpoint.pt", KIND) for folder in (trained, tmp_path)
+    )
+    for name, x in one["updates"]["world"].items():
+        assert torch.equal(x, other["updates"]["world"][name]), name
+    assert torch.equal(one["rng"], other["rng"])
+
+
+def test_what_cannot_be_learned_from_is_refused(data, trained, tmp_path):
+    run = read_run(data[0])
+    with pytest.raises(ValueError, match="different tasks"):
+        Dataset([run, run], 3)
+    with pytest.raises(ValueError, match="has no episode of 50 steps"):
+        Dataset([run], 50)
+    with pytest.raises(CheckpointError, match="there is no file"):
+        read_run(tmp_path)
+    with pytest.raises(ValueError, match="holds a run of"):
+        train_multitask(data=data[:1], agent=AGENT, out=trained, updates=7, **QUIET)
