@@ -28,7 +28,8 @@ from mbrl_core import draws, rows
 from mbrl_core.planners.common import only_finite
 from mbrl_core.planners.receding import RecedingHorizon
 from mbrl_core.policies import RandomActions
-from mbrl_core.rollouts import discounted_return, simulate_actions
+from mbrl_core.returns import discounted_return
+from mbrl_core.rollouts import simulate_actions
 from mbrl_core.types import Budget, Carry, Dynamics, Listener, Model, Plan, Planner, Rng, Rows
 from mbrl_core.world import World
 

@@ -84,7 +84,8 @@ def numbered(logits: Tensor, num: int, *, rng: Rng) -> Proposal:
     """
     total, size = logits.shape
     if num >= size:
-        return Proposal(torch.arange(size, device=logits.device).repeat(total), logits)
+        numbers = torch.arange(size, device=logits.device)
+        return Proposal(numbers.expand(total, size).flatten(), logits)
     wish = logits + draws.gumbel(rng, total, size).to(logits)
     chosen = wish.topk(num, dim=1).indices
     return Proposal(chosen.flatten(), logits.gather(1, chosen))

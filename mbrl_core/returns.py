@@ -16,6 +16,8 @@ instead). The last step of a sequence is always treated like that.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,10 +27,18 @@ def discounted_return(rewards: Tensor, discounts: Tensor, value: Tensor | None =
 
     `value` [...] is that of the state after the last step; none counts as zero.
     """
-    weights = torch.cumprod(discounts, -1)
-    before = torch.cat([torch.ones_like(weights[..., :1]), weights[..., :-1]], -1)
-    total = (before * rewards).sum(-1)
-    return total if value is None else total + weights[..., -1] * value
+    return return_of(rewards.unbind(-1), discounts.unbind(-1), value)
+
+
+def return_of(
+    rewards: Sequence[Tensor], discounts: Sequence[Tensor], value: Tensor | None = None
+) -> Tensor:
+    """As `discounted_return`, for H entries [...] each: G_t = r_t + d_t G_{t+1}, G_H = value."""
+    *earlier, last = zip(rewards, discounts, strict=True)
+    returns = last[0] if value is None else torch.addcmul(last[0], last[1], value)
+    for reward, discount in reversed(earlier):
+        returns = torch.addcmul(reward, discount, returns)
+    return returns
 
 
 def n_step_returns(

@@ -8,17 +8,43 @@ counts, and nothing after it, the terminal value included.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mbrl_core import rows
-from mbrl_core.returns import discounted_return
+from mbrl_core.returns import return_of
 from mbrl_core.types import Rollout, Rows
 from mbrl_core.world import World, replace
 
+LIGHT = 4096  # numbers
 
-def simulate(
+
+class Futures(NamedTuple):
+    """N simulated futures of each of B roots as they were stepped: what a `Rollout` is made of."""
+
+    actions: list[Rows]  # H entries of B*N rows
+    rewards: list[Tensor]  # H entries [B*N]
+    discounts: list[Tensor]  # H entries [B*N]
+    final: Rows  # B*N rows
+    alive: Tensor  # [B*N] bool: not ended
+    returns: Tensor  # [B, N]
+
+    def rollout(self) -> Rollout:
+        """The record of these futures."""
+        shape = self.returns.shape
+        return Rollout(
+            actions=self.actions,
+            rewards=torch.stack(self.rewards, -1).view(*shape, -1),
+            discounts=torch.stack(self.discounts, -1).view(*shape, -1),
+            final=self.final,
+            returns=self.returns,
+            ended=~self.alive.view(shape),
+        )
+
+
+def follow(
     world: World,
     state: Rows,
     choose: Callable[[int, Rows, Tensor], Rows],
@@ -26,17 +52,17 @@ def simulate(
     *,
     samples: int,
     interruptible: bool = False,
-) -> Rollout:
+    valued: bool = True,
+) -> Futures:
     """Step B*samples rows `horizon` times; rows that have ended stay where they are, unasked.
 
     `choose(t, state, moving)` gives the rows' actions at step t; those of rows that are not
     `moving` [R] are noted and have no effect. Where `interruptible`, the rows of a root whose
-    budget is spent stay where they are. Returns that the model makes NaN stay NaN: what they mean
-    is the planner's to say.
+    budget is spent stay where they are. Where not `valued`, the last states are given no value.
+    Returns that the model makes NaN stay NaN: what they mean is the planner's to say.
     """
     total = rows.count(state)
-    alive = torch.ones(total, dtype=torch.bool, device=world.device)
-    moving = alive
+    moving = alive = torch.ones(total, dtype=torch.bool, device=world.device)
     may_stop = world.terminates or interruptible  # else nothing is ever asked of the device
     actions: list[Rows] = []
     rewards: list[Tensor] = []
@@ -51,46 +77,41 @@ def simulate(
             moved = moved._replace(discount=torch.where(waits, 1.0, moved.discount))
         state = moved.state
         if world.terminates:
-            alive = alive & (moved.discount != 0)
-            moving = alive
+            moving = alive = alive & (moved.discount != 0)
         actions.append(action)
-        rewards.append(_let_go(moved.reward))
-        discounts.append(_let_go(moved.discount))
-    earned, weights = torch.stack(rewards, -1), torch.stack(discounts, -1)
-    value = value_of_living(world, state, alive)
-    shape = (world.roots, samples)
-    return Rollout(
-        actions=actions,
-        rewards=earned.view(*shape, -1),
-        discounts=weights.view(*shape, -1),
-        final=state,
-        returns=discounted_return(earned, weights, value).view(shape),
-        ended=~alive.view(shape),
-    )
+        rewards.append(_let_go(moved.reward, total))
+        discounts.append(_let_go(moved.discount, total))
+    value = value_of_living(world, state, alive) if valued else None
+    returns = return_of(rewards, discounts, value).view(world.roots, samples)
+    return Futures(actions, rewards, discounts, state, alive, returns)
 
 
-def _let_go(numbers: Tensor) -> Tensor:
-    """The numbers in memory of their own. A reward that is a column of what a network put out holds
-    all of that, and with it the rows of every step, in memory, out of which fall the caches: a
-    sixth of the time of a plan with a network of 256 units."""
-    return numbers if torch.is_grad_enabled() else numbers.clone()
+def _let_go(numbers: Tensor, total: int) -> Tensor:
+    """The numbers [R], copied where they hold much memory. A reward that is a column of what a
+    network put out holds all of that, and with it the rows of every step; the caches overflow,
+    which took a sixth of the time of a plan with a network of 256 units."""
+    light = numbers.stride(0) * total <= LIGHT or torch.is_grad_enabled()
+    return numbers if light else numbers.contiguous()
 
 
-def simulate_actions(world: World, state: Rows, actions: Tensor) -> Rollout:
+def follow_actions(world: World, state: Rows, actions: Tensor) -> Futures:
     """The futures of N action sequences for each of B root states.
 
     `actions` [B, N, H, A] (or [B, N, H] where they are discrete).
     """
     samples, horizon = actions.shape[1:3]
-    flat = actions.flatten(0, 1)
-    start = rows.repeat(state, samples)
-    return simulate(world, start, lambda t, _state, _moving: flat[:, t], horizon, samples=samples)
+    # A network reads its inputs fastest where the rows of one step lie together.
+    steps = actions.movedim(2, 0).flatten(1, 2).contiguous().unbind()
+    start = world.copies(state, samples)
+    return follow(world, start, lambda t, _state, _moving: steps[t], horizon, samples=samples)
 
 
-def simulate_policy(world: World, state: Rows, horizon: int, samples: int) -> Rollout:
+def follow_policy(
+    world: World, state: Rows, horizon: int, samples: int, *, valued: bool = True
+) -> Futures:
     """`samples` futures of each of B root states in which the policy draws every action.
 
-    A future that stands still repeats its last action.
+    A future that stands still repeats its last action. `valued` as in `follow`.
     """
     interruptible = not world.unlimited
     may_stop = world.terminates or interruptible
@@ -105,8 +126,35 @@ def simulate_policy(world: World, state: Rows, horizon: int, samples: int) -> Ro
             last = replace(last, index, drawn)
         return last
 
-    start = rows.repeat(state, samples)
-    return simulate(world, start, draw, horizon, samples=samples, interruptible=interruptible)
+    start = world.copies(state, samples)
+    return follow(
+        world, start, draw, horizon, samples=samples, interruptible=interruptible, valued=valued
+    )
+
+
+def simulate(
+    world: World,
+    state: Rows,
+    choose: Callable[[int, Rows, Tensor], Rows],
+    horizon: int,
+    *,
+    samples: int,
+    interruptible: bool = False,
+) -> Rollout:
+    """The record of what `follow` does."""
+    return follow(
+        world, state, choose, horizon, samples=samples, interruptible=interruptible
+    ).rollout()
+
+
+def simulate_actions(world: World, state: Rows, actions: Tensor) -> Rollout:
+    """The record of what `follow_actions` does."""
+    return follow_actions(world, state, actions).rollout()
+
+
+def simulate_policy(world: World, state: Rows, horizon: int, samples: int) -> Rollout:
+    """The record of what `follow_policy` does."""
+    return follow_policy(world, state, horizon, samples).rollout()
 
 
 def value_of_living(world: World, state: Rows, alive: Tensor) -> Tensor | None:

@@ -24,11 +24,12 @@ def count(rows: Rows) -> int:
     Raises ValueError where the parts of a composite disagree, TypeError where `rows` is no rows.
     """
     if isinstance(rows, Tensor):
-        if rows.dim() == 0:
+        shape = rows.shape
+        if not shape:
             raise ValueError(
                 "rows need a leading batch axis, but a tensor of no dimension was given"
             )
-        return rows.shape[0]
+        return shape[0]
     if isinstance(rows, list):
         return len(rows)
     counts = {count(part) for part in _parts(rows)}

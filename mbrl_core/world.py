@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -48,6 +50,7 @@ class World:
         self.terminates = getattr(model.dynamics, "terminates", True)
         each = step_rows(model, state)  # no row can become dearer than the dearest root
         self.step_rows = each if isinstance(each, int) else int(each.max())
+        self._rows_of_step = getattr(model.dynamics, "step_rows", None)
         if not isinstance(rng, torch.Generator) and len(rng) != self.roots:
             raise ValueError(
                 f"{planner} was given {len(rng)} generators for {self.roots} root states: "
@@ -56,9 +59,18 @@ class World:
         self._started = time.perf_counter()
         self._longest = 0.0
         self._calls = 0
+        self._copied: tuple[Rows, int, Rows] | None = None
         self._booked: dict[str, int] = {}
-        self._ledger = {name: torch.zeros(self.roots, dtype=torch.int64) for name in _COUNTS}
-        self._each = dict.fromkeys(_COUNTS, 0)  # what is on top of it for every root alike
+        self._ledger = torch.zeros(len(_COUNTS), self.roots, dtype=torch.int64)
+        self._each = [0] * len(_COUNTS)  # what is on top of it for every root alike
+
+    def copies(self, state: Rows, samples: int) -> Rows:
+        """Each root state `samples` times in succession, made once for calls that ask alike."""
+        if torch.is_grad_enabled():  # each has a graph of its own
+            return rows.repeat(state, samples)
+        if self._copied is None or self._copied[0] is not state or self._copied[1] != samples:
+            self._copied = state, samples, rows.repeat(state, samples)
+        return self._copied[2]
 
     # Calling the model
 
@@ -67,9 +79,9 @@ class World:
 
         An absorbed row keeps its state, earns no reward, has discount 0 and costs no model row.
         """
-        total = rows.count(state)
         if alive is None or bool(alive.all()):
             return self._step(state, action, None, self.rng)
+        total = rows.count(state)
         index = alive.nonzero().squeeze(1)
         if len(index) == 0:
             nothing = torch.zeros(total, dtype=self.dtype, device=self.device)
@@ -97,7 +109,7 @@ class World:
                 f"not {list(shape)}"
             )
         _expect("Policy.propose", "actions", rows.count(proposal.actions), total * shape[1])
-        self._count("proposals", total, roots, _drawn(proposal, num))
+        self._count(_PROPOSALS, total, roots, _drawn(proposal, num))
         self._called(proposal.tokens, total, roots)
         if isinstance(self.model.action_space, Box) and isinstance(proposal.actions, Tensor):
             low, high = (bound.to(proposal.actions) for bound in self.model.action_space)
@@ -112,7 +124,7 @@ class World:
             return torch.zeros(total, dtype=self.dtype, device=self.device)
         value = self.model.value.value(state)
         _expect("Value.value", "values", tuple(value.shape), (total,))
-        self._count("values", total, roots, value_rows(self.model, state))
+        self._count(_VALUES, total, roots, value_rows(self.model, state))
         self._called(None, total, roots)
         return value
 
@@ -127,10 +139,10 @@ class World:
             _expect("Dynamics.step", "rewards", tuple(reward.shape), (total,))
             _expect("Dynamics.step", "discounts", tuple(discount.shape), (total,))
             _expect("Dynamics.step", "states", rows.count(moved.state), total)
-        each = step_rows(self.model, state)
-        self._count("steps", total, roots, each)
+        each = 1 if self._rows_of_step is None else self._rows_of_step(state)
+        self._count(_STEPS, total, roots, each)
         if torch.is_grad_enabled() and (reward.requires_grad or _differentiable(moved.state)):
-            self._count("gradients", total, roots, each)
+            self._count(_GRADIENTS, total, roots, each)
         self._called(moved.tokens, total, roots)
         if not reward.dtype == discount.dtype == self.dtype:
             numbers = reward.to(self.dtype), discount.to(self.dtype)
@@ -145,11 +157,11 @@ class World:
 
     # The ledger
 
-    def _count(self, name: str, total: int, roots: Tensor | None, each: Tensor | int = 1) -> None:
+    def _count(self, unit: int, total: int, roots: Tensor | None, each: Tensor | int = 1) -> None:
         if roots is None and isinstance(each, int):
-            self._each[name] += each * (total // self.roots)
+            self._each[unit] += each * (total // self.roots)
             return
-        ledger = self._ledger[name]
+        ledger = self._ledger[unit]
         amounts = torch.as_tensor(each, dtype=torch.int64).cpu().expand(total)
         if roots is None:
             ledger += amounts.view(self.roots, -1).sum(1)
@@ -159,22 +171,21 @@ class World:
     def _called(self, tokens: Tokens | None, total: int, roots: Tensor | None) -> None:
         self._calls += 1
         if tokens is not None:
-            for name, spent in zip(Tokens._fields, tokens, strict=True):
-                self._count(name, total, roots, spent)
+            for unit, spent in enumerate(tokens, start=_TOKENS):
+                self._count(unit, total, roots, spent)
 
     def spend(self, calls: int, **amounts: Tensor) -> None:
         """Book model calls made without the world: `calls` batches, rows [B] of each unit."""
         self._calls += calls
         for name, amount in amounts.items():
-            self._ledger[name] += amount
+            self._ledger[_COUNTS.index(name)] += amount
 
     def cost(self) -> Cost:
         """The ledger so far."""
-        ledger = {name: amount + self._each[name] for name, amount in self._ledger.items()}
-        tokens = Tokens(*(ledger.pop(name) for name in Tokens._fields))
-        return Cost(
-            calls=self._calls, tokens=tokens, seconds=time.perf_counter() - self._started, **ledger
-        )
+        ledger = self._ledger + torch.tensor(self._each).unsqueeze(1)
+        steps, proposals, values, gradients, *tokens = ledger.unbind()
+        seconds = time.perf_counter() - self._started
+        return Cost(self._calls, steps, proposals, values, gradients, Tokens(*tokens), seconds)
 
     # The budget
 
@@ -186,8 +197,8 @@ class World:
         limit = getattr(self.budget, unit)
         if limit is None:
             return None
-        name = "decoded" if unit == "tokens" else unit
-        return (limit - self._ledger[name] - self._each[name]) // self._rows_per(unit)
+        number = _TOKENS if unit == "tokens" else _COUNTS.index(unit)  # of tokens, those decoded
+        return (limit - self._ledger[number] - self._each[number]) // self._rows_per(unit)
 
     def affordable(self, num: int, **each: int) -> int:
         """How many of `num` candidates fit the budget, at up to `each` units per candidate.
@@ -204,6 +215,8 @@ class World:
 
     def book(self, num: int, **each: int) -> None:
         """Set aside `num` times `each` units of every root's budget."""
+        if self.unlimited:
+            return
         for unit, amount in each.items():
             spent = num * amount * self._rows_per(unit)
             self._booked[unit] = self._booked.get(unit, 0) + spent
@@ -278,17 +291,39 @@ def bounds_of(world: World) -> Bounds:
             f"{world.planner} needs continuous actions: Model.action_space must be a "
             f"Box(low, high), not {space!r}"
         )
-    low = space.low.to(dtype=world.dtype, device=world.device)
-    high = space.high.to(dtype=world.dtype, device=world.device)
-    if low.dim() != 1 or low.shape != high.shape or not bool((low < high).all()):
+    bounds = _bounds(*space, *map(_version, space), world.dtype, world.device)
+    if bounds is None:
         raise ValueError(
-            f"{world.planner} needs bounds [A] with low < high, not low={low.tolist()} "
-            f"high={high.tolist()}"
+            f"{world.planner} needs bounds [A] with low < high, not low={space.low.tolist()} "
+            f"high={space.high.tolist()}"
         )
-    finite = torch.isfinite(low) & torch.isfinite(high)
-    center = torch.where(finite, (low + high) / 2, 0)
-    half = torch.where(finite, (high - low) / 2, 1)
-    return Bounds(low, high, center, half)
+    return bounds
+
+
+@lru_cache(maxsize=32)
+def _bounds(
+    low: Tensor,
+    high: Tensor,
+    low_version: int,
+    high_version: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Bounds | None:
+    """The bounds between two tensors, looked at once for as long as they stay what they are; None
+    where they are no bounds."""
+    with torch.inference_mode(False), torch.no_grad():  # they may take part in a gradient later
+        low, high = (bound.to(dtype=dtype, device=device, copy=True) for bound in (low, high))
+        if low.dim() != 1 or low.shape != high.shape or not bool((low < high).all()):
+            return None
+        finite = torch.isfinite(low) & torch.isfinite(high)
+        center = torch.where(finite, (low + high) / 2, 0)
+        half = torch.where(finite, (high - low) / 2, 1)
+        return Bounds(low, high, center, half)
+
+
+def _version(tensor: Tensor) -> int:
+    """A number that grows with every change in place, where changes are counted."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def step_rows(model: Model, state: Rows) -> Tensor | int:
@@ -322,7 +357,8 @@ def replace(old: Rows, index: Tensor, new: Rows) -> Rows:
     return rows.take(rows.concat([old, new]), source)
 
 
-_COUNTS = ("steps", "proposals", "values", "gradients", *Tokens._fields)
+_COUNTS = ("steps", "proposals", "values", "gradients", *Tokens._fields)  # in the order of `Cost`
+_STEPS, _PROPOSALS, _VALUES, _GRADIENTS, _TOKENS = range(5)
 
 
 def _drawn(proposal: Proposal, num: int) -> Tensor | int:
@@ -356,6 +392,8 @@ def place(state: Rows) -> tuple[torch.dtype, torch.device]:
     tensors = [leaf for leaf in rows.leaves(state) if isinstance(leaf, Tensor)]
     real = [leaf for leaf in tensors if leaf.is_floating_point()]
     for leaf in real:
+        if math.isfinite(leaf.sum().item()):  # no number in it can be other than finite, then
+            continue
         finite = torch.isfinite(leaf).unsqueeze(-1).flatten(1).all(1)
         if not bool(finite.all()):
             bad = (~finite).nonzero().squeeze(1).tolist()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from evals.bench.training import SIZES
+
 SMALL = {"samples": 64, "elites": 8, "width": 64}  # overhead is nearly all there is
 LARGE = {"samples": 512, "elites": 64, "width": 256}
 PLAN = {"horizon": 15, "iterations": 6}
@@ -68,7 +70,7 @@ def _peers(full: bool) -> Iterator[Cell]:
 
 def _trees(full: bool) -> Iterator[Cell]:
     """Tree search against mctx."""
-    for world in ("table", "rules", "network"):
+    for world in ("table", "table rules", "network", "network rules"):
         for actions in (4, 18, 82) if full else (4, 18):
             for simulations in (50, 200, 800) if full else (50,):
                 for roots in (1, 32, 256) if full else (1, 32):
@@ -115,6 +117,15 @@ def _decoding(full: bool) -> Iterator[Cell]:
     yield Cell("decoding", ours, "decoding", ours | {"in_place": False})
 
 
+def _training(full: bool) -> Iterator[Cell]:
+    """TD-MPC2's update and plan step against its authors' code."""
+    for job in ("update", "plan"):
+        for size in SIZES:
+            for compiled in (False, True) if full else (False,):
+                settings = {"planner": job, "size": size, "compiled": compiled}
+                yield Cell("training", settings, "TD-MPC2, official")
+
+
 GROUPS: dict[str, Callable[[bool], Iterator[Cell]]] = {
     "overhead": _overhead,
     "peers": _peers,
@@ -122,6 +133,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Cell]]] = {
     "growth": _growth,
     "options": _options,
     "decoding": _decoding,
+    "training": _training,
 }
 
 
@@ -132,4 +144,4 @@ def _control(group: str, planner: str, roots: int, size: dict[str, int], other: 
 def _game(world: str, selection: str, actions: int, simulations: int, roots: int) -> dict[str, Any]:
     settings: dict[str, Any] = {"planner": "MCTS", "selection": selection, "world": world}
     settings |= {"actions": actions, "simulations": simulations, "roots": roots}
-    return settings | ({"width": 64} if world == "network" else {})
+    return settings | ({"width": 64} if "network" in world else {})

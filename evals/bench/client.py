@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ROOT / ".peers"  # libraries that cannot be installed beside ours
+# What glibc has given back to the system it must fetch again, page by page: up to twice the time of
+# a plan, by chance. Every side keeps what it has had (blocks of up to 32 MiB: glibc's most).
+MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 
 
 class Side(NamedTuple):
@@ -21,6 +24,7 @@ class Side(NamedTuple):
     module: str
     packages: tuple[str, ...] = ()  # whose versions are told; the first is the library
     install: tuple[str, ...] = ()  # for pip, into a folder of its own; empty: by the `bench` extra
+    source: tuple[str, str] | None = None  # a repository and its commit, where there is no package
     about: str = ""
 
 
@@ -54,6 +58,16 @@ SIDES = {
         about="no package: its plan step re-stated plainly in `evals/bench/sides/tdmpc2.py`; loops "
         "over roots",
     ),
+    "our TD-MPC2": Side("tdmpc2_ours", ("torch",), about="`control.agents.tdmpc2`"),
+    "TD-MPC2, official": Side(
+        "tdmpc2_official",
+        ("torch", "tensordict"),
+        source=(
+            "https://github.com/nicklashansen/tdmpc2",
+            "e9f59321933cbc8e11a002b842adc7d4ffae8ff1",
+        ),
+        about="its authors' code at that commit, with the CPU for its CUDA device",
+    ),
     "mctx": Side(
         "mctx",
         ("mctx", "jax"),
@@ -71,12 +85,17 @@ class SideError(Exception):
 def install(side: Side) -> None:
     """Put the side's library into its folder, where it is not there yet.
 
-    Raises SideError with pip's reason.
+    Raises SideError with pip's or git's reason.
     """
     folder = FOLDERS / side.module
     done = folder / ".requirements"
-    wanted = "\n".join(side.install)
+    wanted = "\n".join((*side.install, *(side.source or ())))
     if not wanted or (done.exists() and done.read_text() == wanted):
+        return
+    if side.source:
+        repository, at = side.source
+        _fetch(repository, at, folder / "source")
+        done.write_text(wanted)
         return
     options = ["--quiet", "--upgrade", "--target", str(folder), *side.install]
     command = [sys.executable, "-m", "pip", "install", *options]
@@ -86,6 +105,23 @@ def install(side: Side) -> None:
         reason = reasons[-1].removeprefix("ERROR: ") if reasons else f"pip exit {told.returncode}"
         raise SideError(f"does not install: {reason}")
     done.write_text(wanted)
+
+
+def _fetch(repository: str, commit: str, folder: Path) -> None:
+    """Put a repository's files at a commit into a folder. Raises SideError with git's reason."""
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = (
+        ("init", "--quiet"),
+        ("fetch", "--quiet", "--depth=1", repository, commit),
+        ("checkout", "--quiet", "--force", "FETCH_HEAD"),
+    )
+    quiet = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
+    for step in steps:
+        command = ["git", "-C", str(folder), *step]
+        told = subprocess.run(command, capture_output=True, text=True, env=quiet)
+        if told.returncode:
+            reasons = told.stderr.strip().splitlines() or [f"git exit {told.returncode}"]
+            raise SideError(f"cannot be fetched: {reasons[-1]}")
 
 
 class Worker:
@@ -164,7 +200,7 @@ class Worker:
 
 def _environment(side: Side, threads: int) -> dict[str, str]:
     path = [str(ROOT), *([str(FOLDERS / side.module)] if side.install else [])]
-    limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")} | MEMORY
     return os.environ | limits | {"PYTHONPATH": os.pathsep.join(path), "JAX_PLATFORMS": "cpu"}
 
 

@@ -26,6 +26,8 @@ from evals.report import print_table
 Say = Callable[[str], None]
 TURNS = {"quick": 9, "full": 31}
 SECONDS = {"quick": 5.0, "full": 30.0}
+OWN = {"decoding": "decoding", "training": "our TD-MPC2"}  # groups whose side has code of its own
+TELLING = ("trees", "options", "training")  # groups in which it counts what was found
 
 
 def bench(
@@ -126,9 +128,9 @@ def _run(cell: Cell, pool: _Pool, turns: int, seconds: float) -> dict[str, Any]:
         record["ratio"] = ratio(*spent)._asdict()
     if cell.group == "growth":
         record["bytes"] = workers[0].memory()
-    if cell.group in ("trees", "options"):
+    if cell.group in TELLING:
         answers = [worker.answer() for worker in workers]
-        record["found"] = answers if cell.group == "options" else agreement(*answers)
+        record["found"] = agreement(*answers) if cell.group == "trees" else answers
     return record
 
 
@@ -137,7 +139,7 @@ def _prepare(cell: Cell, pool: _Pool) -> tuple[list[Worker], list[float]]:
 
     Raises SideError where the other side fails and ValueError where ours does.
     """
-    own = "decoding" if cell.settings["planner"] == "decoding" else "ours"
+    own = OWN.get(cell.group, "ours")
     try:
         workers = [pool.get(own)]
         prepared = [workers[0].prepare(cell.settings)]

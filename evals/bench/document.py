@@ -9,6 +9,7 @@ from typing import Any
 
 from evals.bench.client import SIDES
 from evals.bench.measure import exponent, geometric_mean
+from evals.bench.training import BATCH, HORIZON
 from evals.report import Cell, Section, Table, shown
 
 NAME = "performance.md"
@@ -32,6 +33,7 @@ def sections(records: Sequence[Record], failures: dict[str, str]) -> list[Sectio
         "growth": _growth,
         "options": _options,
         "decoding": _decoding,
+        "training": _training,
     }
     made = [
         make(of_group)
@@ -82,7 +84,7 @@ def _peers(records: Sequence[Record]) -> Section:
     text = (
         "Below 1: ours takes less time. Same model, candidates, horizon and iterations. Ours\n"
         "returns the best sequence evaluated and its predicted return, keeps the ledger and\n"
-        "checks what the model returns."
+        "checks what the model returns. All sides run under `torch.inference_mode`."
     )
     columns = ["planner", "against", *WORK, "ours, ms", "theirs, ms", *RATIO]
     rows = [
@@ -103,7 +105,7 @@ def _trees(records: Sequence[Record]) -> Section:
         "Above 1: ours does more simulations a second. Both search the same game without noise;\n"
         "the last column is the share of roots for which they choose the same action. mctx\n"
         "compiles its model with the search. Ours calls a `table` or `network` as it calls any\n"
-        "model, through PyTorch; `rules` is the same table as a `Game`, compiled with the search."
+        "model, through PyTorch; as `rules`, a `Game`, they are compiled with the search."
     )
     names = ["selection", "world", "actions", "simulations", "roots"]
     columns = [*names, "ours, sims/s", "mctx, sims/s", "ours / mctx"]
@@ -116,6 +118,7 @@ def _trees(records: Sequence[Record]) -> Section:
         rows.append([*row, record["prepared"][1], _percent(record["found"])])
     groups = [(f"{roots} roots", group) for (roots,), group in _by(records, _roots)]
     groups += [(world, group) for (world,), group in _by(records, _world)]
+    groups.append(("all rules", [r for r in records if _world(r)[0].endswith("rules")]))
     means = [
         [name, len(group), geometric_mean([_speedup(r) for r in group])]
         for name, group in [*groups, ("all", list(records))]
@@ -170,6 +173,23 @@ def _decoding(records: Sequence[Record]) -> Section:
     columns = ["samples", "in place, ms", "library's, ms", *RATIO]
     rows = [[r["settings"]["roots"], *_times(r), *_ratio(r)] for r in records]
     return Section("Decoding", text, tables=[Table(columns, rows)])
+
+
+def _training(records: Sequence[Record]) -> Section:
+    text = (
+        f"Below 1: ours takes less time. An update learns from {BATCH} stretches of {HORIZON}\n"
+        "steps; a plan is one decision with 512 candidates, 64 elites, 24 policy trajectories and\n"
+        "6 iterations, all as published. Both have networks of the same sizes."
+    )
+    columns = ["step", "size", "compiled", "weights", "ours, ms", "theirs, ms", *RATIO]
+    rows: list[list[Cell]] = []
+    for record in records:
+        settings, (own, other) = record["settings"], record["found"]
+        compiled = "yes" if settings["compiled"] else "no"
+        weights = f"{own:,}" if own == other else f"{own:,} against {other:,}"
+        names = [settings["planner"], settings["size"], compiled, weights]
+        rows.append([*names, *_times(record), *_ratio(record)])
+    return Section("Training TD-MPC2", text, tables=[Table(columns, rows)])
 
 
 def _libraries(records: Sequence[Record], failures: dict[str, str]) -> Section:

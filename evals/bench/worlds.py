@@ -6,14 +6,30 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from evals.bench import numbers
 from evals.bench.numbers import ACTION, GAMMA, STATE
-from mbrl_core import Box, Discrete, Game, Model, Proposal, Rng, Rows, Transition, draws
+from mbrl_core import (
+    Box,
+    CompiledMLP,
+    Discrete,
+    Game,
+    Model,
+    Proposal,
+    Rng,
+    Rows,
+    Transition,
+    compiled_mlp,
+    draws,
+    run_mlp,
+)
+from mbrl_core.policies import numbered
 
+WORLDS = ("table", "table rules", "network", "network rules")
 HEADS = 5  # of the ensemble of values, of which `LatentWorld` averages 2
 
 
@@ -100,7 +116,7 @@ class GameWorld:
 
     def propose(self, state: Latent, num: int, *, rng: Rng) -> Proposal:
         """See `Policy`."""
-        return proposal_of(state.logits, num, rng)
+        return numbered(state.logits, num, rng=rng)
 
     def value(self, state: Latent) -> Tensor:
         """See `Value`."""
@@ -132,7 +148,7 @@ class TableWorld:
 
     def propose(self, state: Tensor, num: int, *, rng: Rng) -> Proposal:
         """See `Policy`."""
-        return proposal_of(self.logits[state], num, rng)
+        return numbered(self.logits[state], num, rng=rng)
 
     def value(self, state: Tensor) -> Tensor:
         """See `Value`."""
@@ -162,6 +178,34 @@ class TableRules(NamedTuple):
         return self.values[state[0]]
 
 
+class NetworkRules(NamedTuple):
+    """The network as rules that are compiled with the search: states [R, STATE + 1 + A] that hold
+    what the network says of them, its value and its logits."""
+
+    net: CompiledMLP
+
+    def advance(self, state: Any, action: int, after: Any) -> tuple[float, float]:
+        """See `Rules`."""
+        out = np.empty(len(state) + 1, np.float32)
+        for i in range(len(state)):  # `after` has room for the input: the state and the action
+            after[i] = state[i] if i < STATE else i == STATE + action
+        run_mlp(self.net, after, out)
+        for i in range(STATE):
+            after[i] = state[i] + out[i]
+        for i in range(STATE, len(state)):
+            after[i] = out[i + 1]
+        return out[STATE], GAMMA
+
+    def prior(self, state: Any, out: Any) -> None:
+        """See `Rules`."""
+        for k in range(len(out)):
+            out[k] = state[STATE + 1 + k]
+
+    def worth(self, state: Any) -> float:
+        """See `Rules`."""
+        return state[STATE]
+
+
 def network(layers: numbers.Layers) -> nn.Sequential:
     """The network of these layers, with SiLU between them, not to be trained."""
     parts: list[nn.Module] = []
@@ -173,15 +217,6 @@ def network(layers: numbers.Layers) -> nn.Sequential:
     return nn.Sequential(*parts[:-1]).requires_grad_(False)
 
 
-def proposal_of(logits: Tensor, num: int, rng: Rng) -> Proposal:
-    """All A actions for each state where `num` allows, else `num` drawn without replacement from
-    the softmax of `logits` [R, A]."""
-    if num >= logits.shape[1]:
-        return Proposal(torch.arange(logits.shape[1]).repeat(len(logits)), logits)
-    drawn = (logits + draws.gumbel(rng, *logits.shape)).topk(num).indices
-    return Proposal(drawn.flatten(), logits.gather(1, drawn))
-
-
 def control_model(world: ControlWorld) -> Model:
     """A control world as planners take it, with actions in [-1, 1]."""
     agent = world if isinstance(world, LatentWorld) else None
@@ -191,10 +226,20 @@ def control_model(world: ControlWorld) -> Model:
 def search_problem(
     world: str, actions: int, roots: int, *, width: int = 0, seconds: float = 0.0
 ) -> tuple[Model, Rows]:
-    """A game as planners take it and its first states [B]: a `network`, a `table`, or the same
-    table as `rules`."""
-    if world == "rules":
-        game = Game(TableRules(*numbers.table(actions)), actions, terminates=False)
-        return game.model, torch.from_numpy(numbers.places(roots)).unsqueeze(1)
-    called = GameWorld(actions, width) if world == "network" else TableWorld(actions, seconds)
-    return Model(called, called, called, Discrete(actions)), called.root(roots)
+    """A game as planners take it and its first states [B]: a `table` or a `network`, or the same as
+    rules: `table rules`, `network rules`.
+
+    Raises ValueError where there is no such game.
+    """
+    if world not in WORLDS:
+        raise ValueError(f"no game {world!r}: choose among {', '.join(WORLDS)}")
+    if world == "table rules":
+        rules = Game(TableRules(*numbers.table(actions)), actions, terminates=False)
+        return rules.model, torch.from_numpy(numbers.places(roots)).unsqueeze(1)
+    called = TableWorld(actions, seconds) if world == "table" else GameWorld(actions, width)
+    root = called.root(roots)
+    if world == "network rules":
+        assert isinstance(called, GameWorld) and isinstance(root, Latent)
+        rules = Game(NetworkRules(compiled_mlp(called.net)), actions, terminates=False)
+        return rules.model, torch.cat([root.state, root.value.unsqueeze(1), root.logits], 1)
+    return Model(called, called, called, Discrete(actions)), root

@@ -44,7 +44,7 @@ def warn_of_lost(planner: str, plan: Plan) -> None:
 
 def only_finite(returns: Tensor) -> Tensor:
     """Returns with NaN and infinities as -inf, so that a broken candidate is never chosen."""
-    return torch.where(torch.isfinite(returns), returns, -torch.inf)
+    return torch.nan_to_num(returns, nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
 
 
 def check_counts(planner: object, *names: str, least: int = 1) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numba
 from numba.extending import overload, register_jitable
 
-from mbrl_core.planners import game, selection, tree
+from mbrl_core.planners import game, mlp, selection, tree
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
@@ -37,18 +37,12 @@ class GameLoops(NamedTuple):
     step_all: Callable[..., None]
     prior_all: Callable[..., None]
     worth_all: Callable[..., None]
-    run: Callable[..., int]  # `search_game`
+    search_game: Callable[..., int]
 
 
 def game_loops() -> GameLoops:
     """The loops for any game and selection, none of them cached."""
-    walk, grow = numba.njit(selection.walk, **_OPTIONS), numba.njit(tree.grow, **_OPTIONS)
-    return GameLoops(
-        step_all=numba.njit(game.step_all, **_OPTIONS),
-        prior_all=numba.njit(game.prior_all, **_OPTIONS),
-        worth_all=numba.njit(game.worth_all, **_OPTIONS),
-        run=numba.njit(game.search_game(walk, grow), **_OPTIONS),
-    )
+    return GameLoops(*(numba.njit(getattr(game, name), **_OPTIONS) for name in GameLoops._fields))
 
 
 def loops_for(rule: Any) -> Loops:
@@ -76,25 +70,36 @@ def _loops(cached: bool) -> Loops:
 for _helper in (
     *(tree.add, tree.back_up, tree.release, tree.empty),
     *(selection.mixed_value, selection.due_at_root, selection.due_visits),
+    *(selection.at_first, selection.halving, selection.show),
     *(selection.gumbel_scores, selection.begun_visits, selection.total_visits),
     *(selection.log_visits, selection.to_probabilities, selection.open_node),
-    *(selection.set_priors, selection.descend, selection.choose, selection.is_shown),
-    *(selection.begin, selection.answer, selection.list_moves),
-    *(game.tell_priors, game.make_moves),
+    *(selection.set_priors, selection.descend, selection.choose),
+    *(selection.begin, selection.answer, selection.list_moves, mlp.in_sixteens),
 ):
-    register_jitable(_helper)
+    register_jitable(forceinline=True)(_helper)
+
+for _loop in (selection.walk, tree.grow, game.tell_priors, game.make_moves, game.search_tree):
+    register_jitable(_loop)
+
+# A product and a sum may become one operation, rounded once.
+for _layer in (mlp.multiply, mlp.normalise, mlp.activate, mlp.exponentials, mlp.run_mlp):
+    register_jitable(fastmath={"contract", "nsz"})(_layer)
 
 
-def _call_by_type(function: Callable[..., Any], method: str) -> None:
-    """In compiled code `function(x, ...)` is `x.method(...)`, found by the type of the tuple x."""
+def _call_by_type(
+    function: Callable[..., Any], method: str, otherwise: Callable[..., Any] | None = None
+) -> None:
+    """In compiled code `function(x, ...)` is `x.method(...)`, found by the type of the tuple x, or
+    `otherwise(x, ...)` where it has none."""
 
-    @overload(function, strict=False)
+    @overload(function, strict=False, jit_options={"forceinline": True})
     def find(x: Any, *arguments: Any) -> Callable[..., Any]:
-        return getattr(x.instance_class, method)
+        return getattr(x.instance_class, method, otherwise)  # type: ignore[return-value]
 
 
 _call_by_type(selection.transform, "fill")
 _call_by_type(selection.score, "score")
+_call_by_type(selection.together, "together", selection.one_by_one)
 _call_by_type(selection.decide, "decide")
 _call_by_type(selection.target, "target")
 _call_by_type(game.advance, "advance")

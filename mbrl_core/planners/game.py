@@ -1,12 +1,12 @@
 """Worlds small enough to be compiled: a search of one runs from end to end without Python.
 
 Board games, tables and true simulators in plain numbers. What `MCTS` finds, and what it books, is
-the same as if it had called the world batch by batch; only the time differs.
+the same as if it had called the world batch by batch; only the time differs. A small network takes
+part as the numbers that `compiled_mlp` makes of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mbrl_core.planners.selection import walk
+from mbrl_core.planners.tree import grow
 from mbrl_core.policies import numbered
 from mbrl_core.types import Discrete, Model, Proposal, Rng, Transition
 
@@ -143,81 +145,112 @@ def worth_all(rules: Any, state: Any, value: Any) -> None:
 # The search as one loop
 
 
-def search_game(walk: Callable[..., Any], grow: Callable[..., Any]) -> Callable[..., int]:
-    """A whole search, made of the compiled loops `walk` and `grow` of a round."""
+def search_game(
+    rules: Any,
+    actions: int,
+    search: Any,
+    nodes: Any,
+    edges: Any,
+    noise: Any,
+    begun: Any,
+    size: Any,
+    most: Any,
+    leaf: Any,
+    ask: Any,
+    place: Any,
+    moves: Any,
+    states: Any,
+    options: Any,
+    spent: Any,
+) -> int:
+    """Simulate until nothing is due, one tree after the other so that each stays in the cache.
 
-    def run(
-        rules: Any,
-        actions: int,
-        search: Any,
-        nodes: Any,
-        edges: Any,
-        noise: Any,
-        begun: Any,
-        size: Any,
-        most: Any,
-        leaf: Any,
-        ask: Any,
-        place: Any,
-        moves: Any,
-        states: Any,
-        taken: Any,
-        options: Any,
-        spent: Any,
-    ) -> int:
-        """Simulate until nothing is due. Fills the rows of `states`, of the actions `taken` and of
-        the candidates `options`; adds the model rows of each root to `spent` [3, B]: steps,
-        proposals, values. Returns how many batched calls that would have been."""
-        calls, certain = 0, np.zeros(0, np.bool_)
-        log_prior = np.empty((len(ask), actions), noise.dtype)
-        moved = np.empty((3, len(ask)), noise.dtype)
-        while True:
+    Fills the rows of `states` and of the candidates `options`; adds the model rows of each root to
+    `spent` [3, B]: steps, proposals, values. Returns how many batched calls that would have been
+    with all trees side by side.
+    """
+    called = np.zeros((search.simulations, 3), np.bool_)
+    capacity, number = edges.shape[1:]
+    for b in range(len(nodes)):
+        first, last = b * capacity, (b + 1) * capacity
+        search_tree(
+            rules, actions, search, nodes[b : b + 1], edges[b : b + 1], noise[b : b + 1],
+            begun[b : b + 1], size[b : b + 1], most[b : b + 1], leaf, ask, place, moves,
+            states[first:last], options[first * number : last * number], spent[:, b], called,
+        )  # fmt: skip
+    return called.sum()
+
+
+def search_tree(
+    rules: Any,
+    actions: int,
+    search: Any,
+    nodes: Any,
+    edges: Any,
+    noise: Any,
+    begun: Any,
+    size: Any,
+    most: Any,
+    leaf: Any,
+    ask: Any,
+    place: Any,
+    moves: Any,
+    states: Any,
+    options: Any,
+    spent: Any,
+    called: Any,
+) -> None:
+    """As `search_game`, for the one tree in tables [1, M]; `spent` [3] is its own.
+
+    `called` [rounds, 3] is told which rounds proposed, stepped and valued.
+    """
+    certain = np.zeros(0, np.bool_)
+    log_prior = np.empty((most[0], actions), noise.dtype)
+    moved = np.empty((3, most[0]), noise.dtype)
+    for turn in range(len(called)):
+        found, asks, made = walk(
+            search, nodes, edges, noise, begun, size, most, 0,
+            leaf, 0, ask, log_prior, certain, place, moves,
+        )  # fmt: skip
+        if found == 0:
+            return
+        if asks > 0:
+            called[turn, 0] = True
+            tell_priors(rules, ask[:asks], states, log_prior, options, spent)
             found, asks, made = walk(
-                search, nodes, edges, noise, begun, size, most, 0,
-                leaf, 0, ask, log_prior, certain, place, moves,
+                search, nodes, edges, noise, begun, size, most, found,
+                leaf, asks, ask, log_prior, certain, place, moves,
             )  # fmt: skip
-            if found == 0:
-                return calls
-            if asks > 0:
-                calls += 1
-                tell_priors(rules, ask[:asks], states, log_prior, edges.shape, options, spent)
-                found, asks, made = walk(
-                    search, nodes, edges, noise, begun, size, most, found,
-                    leaf, asks, ask, log_prior, certain, place, moves,
-                )  # fmt: skip
-            going = make_moves(rules, moves[:, :made], states, taken, options, moved, spent)
-            calls += (made > 0) + (going > 0)
-            grow(nodes, edges, leaf, found, moved[0], moved[1], moved[2])
-
-    return run
+        going = make_moves(rules, moves[:, :made], states, options, moved, spent)
+        called[turn, 1] |= made > 0
+        called[turn, 2] |= going > 0
+        grow(nodes, edges, leaf, found, moved[0], moved[1], moved[2])
 
 
 def tell_priors(
-    rules: Any, ask: Any, states: Any, log_prior: Any, shape: Any, options: Any, spent: Any
+    rules: Any, ask: Any, states: Any, log_prior: Any, options: Any, spent: Any
 ) -> None:
-    """Write down the candidates of the nodes in the rows `ask` [n] of trees [B, M, K]."""
+    """Write down the candidates of the nodes in the rows `ask` [n] of one tree."""
+    number = len(options) // len(states)
     for i in range(len(ask)):
         prior(rules, states[ask[i]], log_prior[i])
         for k in range(log_prior.shape[1]):
-            options[ask[i] * shape[2] + k] = k
-            spent[1, ask[i] // shape[1]] += log_prior[i, k] > -np.inf
+            options[ask[i] * number + k] = k
+            spent[1] += log_prior[i, k] > -np.inf
 
 
-def make_moves(
-    rules: Any, moves: Any, states: Any, taken: Any, options: Any, moved: Any, spent: Any
-) -> int:
+def make_moves(rules: Any, moves: Any, states: Any, options: Any, moved: Any, spent: Any) -> int:
     """Step along `moves` [4, n] of a walk; `moved` [3, n] is given rewards, discounts and values.
 
     Returns how many have not ended.
     """
     going = 0
     for i in range(moves.shape[1]):
-        root, row, option, new = moves[0, i], moves[1, i], moves[2, i], moves[3, i]
-        taken[new] = options[option]
-        moved[0, i], moved[1, i] = advance(rules, states[row], taken[new], states[new])
+        row, option, new = moves[1, i], moves[2, i], moves[3, i]
+        moved[0, i], moved[1, i] = advance(rules, states[row], options[option], states[new])
         lives = moved[1, i] != 0
         moved[2, i] = worth(rules, states[new]) if lives else 0.0
-        spent[0, root] += 1
-        spent[2, root] += lives
         going += lives
+    spent[0] += moves.shape[1]
+    spent[2] += going
     return going

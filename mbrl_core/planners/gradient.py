@@ -19,7 +19,7 @@ from mbrl_core.planners.common import (
 )
 from mbrl_core.planners.sampling import CEM
 from mbrl_core.planners.trajectory import Search, TrajectoryPlanner, WarmStart, keep_best
-from mbrl_core.rollouts import simulate_actions
+from mbrl_core.rollouts import Futures, simulate_actions
 from mbrl_core.types import Event, Listener, Rollout, Rows
 from mbrl_core.world import Bounds, World
 
@@ -217,7 +217,7 @@ class GradCEM(GradientPlanner, CEM):
 
     def evaluate(
         self, world: World, bounds: Bounds, state: Rows, search: Search, sequences: Tensor
-    ) -> tuple[Search, Tensor, Rollout]:
+    ) -> tuple[Search, Tensor, Futures]:
         """See `Population.evaluate`. A step may overshoot: the best before it is kept, too."""
         rng, frozen = world.rng, draws.copy(world.rng)
         ascent = self.ascent(sequences, self.gradient_steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,12 +62,14 @@ class Grove:
         search: Search,
         *,
         candidates: int,
-        leaves: int = 1,
         rollouts: Rollouts | None = None,
         memory: Memory | None = None,
     ) -> None:
         self.world, self.search, self.rollouts = world, search, rollouts
-        self.candidates, self.leaves = candidates, leaves
+        self.candidates = candidates
+        # Walks that go together take different candidates of the root.
+        alone = not hasattr(search.selection, "together")
+        self.at_once = max(search.leaves, 1 if alone else candidates)
         self.loops = loops_for(search.selection)
         self.dtype = torch.float64 if world.dtype == torch.float64 else torch.float32
         self.real: Any = np.float64 if world.dtype == torch.float64 else np.float32
@@ -82,21 +85,21 @@ class Grove:
         self.begun = np.zeros(world.roots, np.int64)
         self.noise = np.zeros((world.roots, candidates), self.real)
         self.options: Rows = None  # B*M*K rows: the candidates of every node
-        self.actions: Rows = None  # B*M rows: the action that led to each node
         everyone = torch.arange(world.roots) * self.capacity
         self.states = rows.put(None, everyone, state, size=world.roots * self.capacity)
-        self._buffers(world.roots * leaves)
+        self._buffers(world.roots * self.at_once)
         self._plant(known, state)
 
     def _buffers(self, most: int) -> None:
-        """What the loops write in a round of at most `most` leaves, and the same as tensors."""
-        self._leaf, self._moves = np.zeros((4, most), np.int64), np.zeros((4, most), np.int64)
-        self._ask = np.zeros(most, np.int64)
-        self._place = np.zeros(most * self.candidates, np.int64)
-        self._asked_rows, self._places = torch.from_numpy(self._ask), torch.from_numpy(self._place)
-        self._moved_rows = torch.from_numpy(self._moves).unbind()
-        self._most, self._nothing = most, np.zeros((0, 1), self.real)
-        self._certain = np.zeros(0, np.bool_)
+        """What the loops write in a round of at most `most` leaves, and views of it as tensors."""
+        self._leaf, moves = np.zeros((4, most), np.int64), np.zeros((4, most), np.int64)
+        ask, place = np.zeros(most, np.int64), np.zeros(most * self.candidates, np.int64)
+        self._ask, self._place, self._moves, order = ask, place, moves, np.arange(self.world.roots)
+        self._asked_rows = lru_cache(lambda number: torch.from_numpy(ask[:number]))
+        self._places = lru_cache(lambda number: torch.from_numpy(place[:number]))
+        self._made_rows = lru_cache(lambda number: torch.from_numpy(moves[:, :number]).unbind())
+        self._in_order = lru_cache(lambda share: torch.from_numpy(order.repeat(share)))
+        self._nothing, self._certain = np.zeros((0, 1), self.real), np.zeros(0, np.bool_)
         self._found = 0
 
     # Roots
@@ -122,7 +125,6 @@ class Grove:
         place = (row.unsqueeze(1) * self.candidates + torch.arange(self.candidates)).flatten()
         total = self.nodes.size
         self.states = rows.put(self.states, row, tree.states, size=total)
-        self.actions = rows.put(self.actions, row, tree.actions, size=total)
         self.options = rows.put(self.options, place, tree.options, size=total * self.candidates)
 
     def ask_roots(self) -> None:
@@ -146,7 +148,7 @@ class Grove:
     # A round of simulations: select, expand, back up
 
     def simulate(self, most: np.ndarray) -> bool:
-        """Run at most `most` [B] further simulations in each tree at once; whether any was due."""
+        """Run further simulations in each tree, at most `most` [B]; whether any was due."""
         found, asks, made = self._walk(most, 0, 0, self._nothing, self._certain)
         if asks:
             found, asks, made = self._answer(most, found, asks)
@@ -165,11 +167,9 @@ class Grove:
 
     def _answer(self, most: np.ndarray, found: int, asks: int) -> tuple[int, int, int]:
         """Ask the policy for the candidates of `asks` nodes and walk on."""
-        row, roots = self._asked_rows, None
-        if asks < self._most:
-            row = row[:asks]
-            roots = row // self.capacity
-        proposal = self.world.propose(rows.take(self.states, row), self.candidates, roots)
+        row = self._asked_rows(asks)
+        state = rows.take(self.states, row)
+        proposal = self.world.propose(state, self.candidates, self._owners(row))
         log_prior, chance = self._host(proposal.log_prior), self._certain
         if proposal.chance is not None:
             chance = proposal.chance.to("cpu", torch.bool).contiguous().numpy()
@@ -178,23 +178,28 @@ class Grove:
                     f"Policy.propose must return chance [{asks}], not {list(chance.shape)}"
                 )
         walked = self._walk(most, found, asks, log_prior, chance)
-        place = self._places
-        if log_prior.size < self._place.size:
-            place = place[: log_prior.size]
+        place = self._places(log_prior.size)
         self.options = rows.put(self.options, place, proposal.actions, size=self.edges.size)
         return walked
+
+    def _owners(self, row: Tensor) -> Tensor | None:
+        """The roots that the rows [n] of a round belong to, as the world takes them: None where
+        each root has equally many, in order."""
+        share, rest = divmod(row.numel(), self.world.roots)
+        if share == self.at_once or self.world.roots == 1:
+            return None
+        roots = row // self.capacity
+        return None if rest == 0 and roots.equal(self._in_order(share)) else roots
 
     def play(self, game: Game, most: np.ndarray) -> None:
         """As `simulate` until nothing is due, on a model that is a compiled game."""
         if self.options is None:
             self.options = torch.zeros(self.edges.size, dtype=torch.int64)
-        if self.actions is None:
-            self.actions = torch.zeros(self.nodes.size, dtype=torch.int64)
         spent = np.zeros((3, self.world.roots), np.int64)
-        calls = game.loops.run(
+        calls = game.loops.search_game(
             *(game.rules, game.actions, self.search, self.nodes, self.edges, self.noise),
             *(self.begun, self.size, most, self._leaf, self._ask, self._place, self._moves),
-            *(self.states.numpy(), self.actions.numpy(), self.options.numpy(), spent),
+            *(self.states.numpy(), self.options.numpy(), spent),
         )
         steps, proposals, values = torch.from_numpy(spent)
         self.world.spend(calls, steps=steps, proposals=proposals, values=values)
@@ -207,25 +212,22 @@ class Grove:
 
     def _expand(self, made: int) -> list[np.ndarray]:
         """Step the model along the chosen edges: rewards, discounts and values [made]."""
-        all_of_each = made == self._most
-        moves = self._moved_rows if all_of_each else [x[:made] for x in self._moved_rows]
-        roots, row, option, new = moves
-        everyone = None if all_of_each else roots
+        roots, row, option, new = self._made_rows(made)
+        owners = self._owners(row)
         action = rows.take(self.options, option)
-        moved = self.world.step_some(rows.take(self.states, row), action, everyone)
+        moved = self.world.step_some(rows.take(self.states, row), action, owners)
         self.states = rows.put(self.states, new, moved.state, size=self.nodes.size)
-        self.actions = rows.put(self.actions, new, action, size=self.nodes.size)
         reward, discount = self._host(moved.reward), self._host(moved.discount)
-        return [reward, discount, self._values(moved, discount, roots, everyone)]
+        return [reward, discount, self._values(moved, discount, roots, owners)]
 
     def _values(
-        self, moved: Transition, discount: np.ndarray, roots: Tensor, everyone: Tensor | None
+        self, moved: Transition, discount: np.ndarray, roots: Tensor, owners: Tensor | None
     ) -> np.ndarray:
         """Values of the new nodes; 0 where the episode ended."""
         if self.rollouts is not None:
-            everyone = roots
+            owners = roots
         if np.count_nonzero(discount) == discount.size:
-            return self._host(self._evaluate(moved.state, everyone))
+            return self._host(self._evaluate(moved.state, owners))
         value = np.zeros_like(discount)
         going = discount.nonzero()[0]
         if len(going):
@@ -271,11 +273,22 @@ class Grove:
         self.loops.principal(self.nodes, self.edges, slot, last)
         return last
 
-    def first_steps(self, node: np.ndarray) -> Tensor:
-        """The rows [B] of the roots' children on the way to `node` [B]."""
+    def first_steps(self, node: np.ndarray) -> np.ndarray:
+        """The roots' children [B] on the way to `node` [B]."""
         first = np.zeros(self.world.roots, np.int64)
         self.loops.first_steps(self.nodes, node, first)
-        return self.flat(first)
+        return first
+
+    def first_actions(self, node: np.ndarray) -> Rows:
+        """The actions [B] that lead from the roots to their children `node` [B]."""
+        slot = self.nodes["slot"][np.arange(len(node)), node]
+        return self._actions(np.zeros((len(node), 1), np.int64), slot[:, None])
+
+    def _actions(self, parent: np.ndarray, slot: np.ndarray) -> Rows:
+        """Candidates `slot` [B, n] of the nodes `parent` [B, n], the first where there is none."""
+        start = np.arange(self.world.roots)[:, None] * self.capacity
+        option = (start + np.maximum(parent, 0)) * self.candidates + np.maximum(slot, 0)
+        return rows.take(self.options, torch.from_numpy(option.ravel()))
 
     def flat(self, node: np.ndarray) -> Tensor:
         """The rows [B] of one node of each tree."""
@@ -292,18 +305,20 @@ class Grove:
     def tree(self, weights: np.ndarray) -> Tree:
         """The trees as a record; `weights` [B, K] are the recommended policy."""
         used = int(self.size.max())
+        states, kept = self.states, self.nodes[:, :used]
 
         def table(name: str) -> Tensor:
-            kept = self.nodes[name][:, :used]
-            kind = np.int64 if np.issubdtype(kept.dtype, np.integer) else self.real
-            return torch.from_numpy(kept.astype(kind))
+            column = kept[name]
+            kind = np.int64 if column.dtype == np.int32 else self.real
+            return torch.from_numpy(column.astype(kind))
 
-        row = (np.arange(self.world.roots)[:, None] * self.capacity + np.arange(used)).ravel()
-        kept = torch.from_numpy(row)
+        if used < self.capacity:
+            row = np.arange(self.world.roots)[:, None] * self.capacity + np.arange(used)
+            states = rows.take(states, torch.from_numpy(row.ravel()))
         return Tree(
             size=torch.from_numpy(self.size),
-            states=rows.take(self.states, kept),
-            actions=rows.take(self.actions, kept),
+            states=states,
+            actions=self._actions(kept["parent"], kept["slot"]),
             root=self._root_policy(weights),
             **{name: table(name) for name in _TABLES},
         )
@@ -322,14 +337,13 @@ class Grove:
 
     # Going on in the same tree
 
-    def remember(self, child: Tensor) -> Memory:
-        """What lies below the rows `child` [B], for the searches of the next moves."""
-        start = (torch.arange(self.world.roots) * self.capacity).tolist()
+    def remember(self, child: np.ndarray) -> Memory:
+        """What lies below the nodes `child` [B], for the searches of the next moves."""
         kept: list[Subtree | None] = []
-        for b, row in enumerate(child.tolist()):
-            top, nodes = row - start[b], self.nodes[b, : self.size[b]]
+        for b, top in enumerate(child.tolist()):
+            nodes = self.nodes[b, : self.size[b]]
             usable = 0 < top < len(nodes) and searchable(nodes[top])
-            rest = (self.edges[b], self.states, self.actions, self.options, start[b])
+            rest = (self.edges[b], self.states, self.options, b * self.capacity)
             kept.append(branch(self.loops.cut, top, nodes, *rest) if usable else None)
         return Memory(kept)
 

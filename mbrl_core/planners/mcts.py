@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mbrl_core import draws, rows
 from mbrl_core.planners.common import check_counts, check_positive
@@ -53,9 +52,10 @@ class MCTS:
     A new node is worth what the model's value says, or 0 without one; with `rollouts` it is worth
     the mean return of so many futures of at most `rollout_depth` policy steps. `widening` shows the
     candidates of a node little by little. `leaves` walks go down each tree before the model is
-    called for all of them; 1 is the sequential search. With `reuse` a search from the state that
-    the action led to goes on in the tree below it, which is the carry, and adds `simulations`.
-    A model that is a `Game` is searched without leaving compiled code.
+    called for all of them; 1 is the sequential search, where only those go together that would have
+    met nothing new one by one (a round of `Gumbel`). With `reuse` a search from the state that the
+    action led to goes on in the tree below it, which is the carry, and adds `simulations`. A model
+    that is a `Game` is searched without leaving compiled code.
 
     With `reduce` the plan is chosen among the ended nodes that the search met, by their return: the
     best complete solution (`Argmax`) or the answer most of them give (`Vote`). Without, or where
@@ -117,11 +117,11 @@ class MCTS:
         """
         world = World("MCTS", model, state, rng=rng, budget=budget, needs=("policy",))
         grove = self._plant(world, state, carry)
-        if self._affordable(world).all():
+        if self._affordable(world, 1).all():
             grove.ask_roots()
         grove.draw_noise(rng)
         # What asking for the roots' candidates took does not stop the first from being tried.
-        most = np.maximum(self._affordable(world), grove.waiting())
+        most = np.maximum(self._affordable(world, grove.at_once), grove.waiting())
         game = self._compiled(world, listen)
         if game is not None:
             grove.play(game, most)
@@ -130,7 +130,7 @@ class MCTS:
             if listen:
                 listen(Event("simulation", number, grove.reached()))
             number += 1
-            most = most if world.unlimited else self._affordable(world)
+            most = most if world.unlimited else self._affordable(world, grove.at_once)
         return self._finish(world, grove)
 
     def _plant(self, world: World, state: Rows, carry: Memory | None) -> Grove:
@@ -141,9 +141,10 @@ class MCTS:
         return Grove(
             world,
             state,
-            Search(self.selection, self.simulations, deepest, shown.scale, shown.power),
+            Search(
+                *(self.selection, self.simulations, self.leaves, deepest, shown.scale, shown.power)
+            ),
             candidates=self.candidates,
-            leaves=self.leaves,
             rollouts=Rollouts(self.rollouts, self.rollout_depth) if self.rollouts else None,
             memory=carry,
         )
@@ -157,13 +158,15 @@ class MCTS:
         whole = world.model.policy is game and world.model.value is game
         return game if whole else None
 
-    def _affordable(self, world: World) -> np.ndarray:
-        """How many simulations [B] the budget allows each root to run at once, at most `leaves`."""
+    def _affordable(self, world: World, at_once: int) -> np.ndarray:
+        """How many simulations [B] the budget allows each root at once, at most `at_once`."""
+        if world.unlimited:
+            return np.full(world.roots, at_once)
         ahead = self.rollouts * self.rollout_depth
         calls = 2 + (2 * self.rollout_depth if self.rollouts else 0)
         if not world.calls_left(calls + (world.model.value is not None)):
             return np.zeros(world.roots, np.int64)
-        number = self.leaves * world.within_budget().long()
+        number = at_once * world.within_budget().long()
         each = {"steps": 1 + ahead, "proposals": self.candidates + ahead}
         for unit, amount in each.items():
             left = world.left(unit)
@@ -177,7 +180,7 @@ class MCTS:
                 "MCTS: the budget does not allow one simulation, or nothing was proposed"
             )
         final, weights = grove.conclude()
-        valid = torch.from_numpy((final > -np.inf).any(1))
+        valid = np.any(final > -np.inf, axis=1)
         node = grove.principal(self._decide(final, weights, valid, world.rng))
         value = torch.from_numpy(grove.nodes["value"][:, 0].copy())
         if self.reduce is not None:
@@ -188,23 +191,23 @@ class MCTS:
             value = torch.where(some, worth, value)
         child = grove.first_steps(node)
         plan = Plan(
-            action=rows.take(grove.actions, child),
+            action=grove.first_actions(child),
             value=value.to(world.device),
             final=rows.take(grove.states, grove.flat(node)),
             trace=grove.tree(weights),
             cost=world.cost(),
-            valid=valid.to(world.device),
+            valid=torch.from_numpy(valid).to(world.device),
         )
         return plan, grove.remember(child) if self.reuse else None
 
     def _decide(
-        self, final: np.ndarray, weights: np.ndarray, valid: Tensor, rng: Rng
+        self, final: np.ndarray, weights: np.ndarray, valid: np.ndarray, rng: Rng
     ) -> np.ndarray:
         """The candidate [B] to take at each root; -1 where none was tried."""
-        score = torch.from_numpy(final)
+        score = final
         if self.temperature > 0:
             log_weights = torch.from_numpy(weights).log()
-            logits = torch.where(score > -torch.inf, log_weights, -torch.inf)
+            logits = torch.where(torch.from_numpy(final) > -torch.inf, log_weights, -torch.inf)
             wish = draws.gumbel(rng, *logits.shape).to(logits)
-            score = at_temperature(logits, self.temperature) + wish
-        return torch.where(valid, score.argmax(1), -1).numpy()
+            score = (at_temperature(logits, self.temperature) + wish).numpy()
+        return np.where(valid, score.argmax(1), -1)

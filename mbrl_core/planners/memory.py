@@ -19,7 +19,6 @@ class Subtree(NamedTuple):
     nodes: Tensor  # [M, bytes]
     edges: Tensor  # [M, bytes of K records]
     states: Rows  # M rows
-    actions: Rows  # M rows
     options: Rows  # M*K rows
 
 
@@ -63,7 +62,6 @@ def branch(
     nodes: np.ndarray,
     edges: np.ndarray,
     states: Rows,
-    actions: Rows,
     options: Rows,
     start: int,
 ) -> Subtree:
@@ -80,7 +78,6 @@ def branch(
         nodes=torch.from_numpy(below[:size].view(np.uint8).reshape(size, -1)),
         edges=torch.from_numpy(branches[:size].view(np.uint8).reshape(size, -1)),
         states=rows.take(states, row),
-        actions=rows.take(actions, row),
         options=rows.take(options, option),
     )
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mbrl_core import draws, rows
 from mbrl_core.planners.common import check_counts
-from mbrl_core.rollouts import discounted_return, value_of_living
+from mbrl_core.returns import discounted_return
+from mbrl_core.rollouts import value_of_living
 from mbrl_core.types import (
     Budget,
     Carry,

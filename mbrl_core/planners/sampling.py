@@ -34,13 +34,15 @@ from mbrl_core.planners.trajectory import (
     SequencePlanner,
     TrajectoryPlanner,
     WarmStart,
+    first_rows,
     keep_best,
 )
-from mbrl_core.rollouts import simulate_actions
+from mbrl_core.rollouts import Futures, follow_actions
 from mbrl_core.types import Event, Listener, Rollout, Rows
 from mbrl_core.world import Bounds, World
 
 FEW = 16
+HOT = 1e38  # a temperature at which all returns weigh the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +68,10 @@ class Population(SequencePlanner):
 
     def evaluate(
         self, world: World, bounds: Bounds, state: Rows, search: Search, sequences: Tensor
-    ) -> tuple[Search, Tensor, Rollout]:
-        """Simulate candidates [B, N, L, A]: the search, the candidates and their rollout, of which
+    ) -> tuple[Search, Tensor, Futures]:
+        """Simulate candidates [B, N, L, A]: the search, the candidates and their futures, of which
         a subclass may change all."""
-        return search, sequences, simulate_actions(world, state, self.decode(bounds, sequences))
+        return search, sequences, follow_actions(world, state, self.decode(bounds, sequences))
 
     def learn(
         self,
@@ -81,19 +83,25 @@ class Population(SequencePlanner):
         final: Rows,
     ) -> Search:
         """The search after candidates [B, N, L, A] with returns [B, N] and last states `final`."""
-        search = keep_best(search, sequences, returns, final)
+        search = self.remember(world, search, sequences, returns, final)
         mean, std = self.refit(search, sequences, returns)
-        usable = (returns > -torch.inf).any(1).view(-1, 1, 1)
+        usable = (returns.amax(1) > -torch.inf).view(-1, 1, 1)
         return search._replace(
             mean=torch.where(usable, mean, search.mean),
             std=torch.where(usable, std, search.std),
         )
 
+    def remember(
+        self, world: World, search: Search, sequences: Tensor, returns: Tensor, final: Rows
+    ) -> Search:
+        """The search with what a plan would return after these candidates: the best so far."""
+        return keep_best(search, sequences, returns, final)
+
     def improve(
         self, world: World, bounds: Bounds, state: Rows, search: Search, listen: Listener | None
     ) -> tuple[Search, Rollout | None]:
         """See `SequencePlanner.improve`."""
-        rollout = None
+        futures = None
         for i in range(self.iterations):
             samples = self._next_population(world, i)
             if samples < 1:
@@ -101,9 +109,9 @@ class Population(SequencePlanner):
             self.book(world, samples)
             with world.iteration():
                 sequences = self.sample(world, bounds, search, samples, i)
-                search, sequences, rollout = self.evaluate(world, bounds, state, search, sequences)
-                returns = only_finite(rollout.returns)
-                search = self.learn(world, bounds, search, sequences, returns, rollout.final)
+                search, sequences, futures = self.evaluate(world, bounds, state, search, sequences)
+                returns = only_finite(futures.returns)
+                search = self.learn(world, bounds, search, sequences, returns, futures.final)
             if listen:
                 data = {
                     "actions": self.decode(bounds, sequences),
@@ -112,10 +120,12 @@ class Population(SequencePlanner):
                     "std": search.std,
                 }
                 listen(Event("iteration", i, data))
-        return search, rollout
+        return search, futures.rollout() if futures else None
 
     def _next_population(self, world: World, iteration: int) -> int:
         """A budget is spread over the iterations left, in no smaller parts than FEW candidates."""
+        if world.unlimited:
+            return self.population(iteration)
         wanted = [self.population(i) for i in range(iteration, self.iterations)]
         most = self.affordable(world, sum(wanted))
         return min(wanted[0], most, max(most * wanted[0] // sum(wanted), FEW))
@@ -199,7 +209,7 @@ class SamplingPlanner(Population, TrajectoryPlanner):
         if self.beta:
             noise = along_time(noise, colour, self.beta, noise.shape[2])
         if with_mean:
-            noise[:, 0] = 0
+            noise.select(1, 0).zero_()
         mean, std = search.mean.unsqueeze(1), search.std.unsqueeze(1)
         return bounds.clip_(torch.addcmul(mean, std, noise, out=noise))
 
@@ -294,9 +304,10 @@ class MPPI(SamplingPlanner):
             charged = torch.einsum("bla,bnla->bn", price, sequences - search.mean.unsqueeze(1))
             returns = returns - self.control_cost * charged
         weights = self.weights(returns)
-        mean, std = weighted_mean(sequences, weights), search.std
         if self.adapt_std:
-            std = weighted_std(sequences, weights, mean)
+            mean, std = weighted_moments(sequences, weights)
+        else:
+            mean, std = weighted_mean(sequences, weights), search.std
         if self.smooth > 1:
             mean = along_time(mean, savitzky_golay, self.smooth, mean.shape[1])
         return mean, std
@@ -325,14 +336,13 @@ def scaled_elites(elites: int, candidates: int, samples: int) -> int:
 def select_elites(sequences: Tensor, returns: Tensor, number: int) -> tuple[Tensor, Tensor]:
     """The `number` best candidates [B, E, ...] and their returns [B, E], the best first."""
     top, index = returns.topk(number, 1)
-    rows = torch.arange(len(index), device=index.device).unsqueeze(1)
-    return sequences[rows, index], top
+    root = first_rows(len(index), 1, index.device).unsqueeze(1)
+    return sequences[root, index], top
 
 
 def equal_weights(returns: Tensor) -> Tensor:
     """Weights [B, N] of 1/n for the n candidates that have a return; 0 for the others."""
-    usable = (returns > -torch.inf).to(returns)
-    return usable / usable.sum(1, keepdim=True).clamp(min=1)
+    return torch.softmax(returns / HOT, 1).nan_to_num(0.0)
 
 
 def exponential_weights(returns: Tensor, temperature: float, *, normalize: bool = False) -> Tensor:
@@ -341,29 +351,31 @@ def exponential_weights(returns: Tensor, temperature: float, *, normalize: bool 
     The temperature is in units of return, or of the returns' standard deviation where `normalize`.
     The weight is 0 where a return is -inf, all weights where all are.
     """
-    finite = returns > -torch.inf
-    above = torch.where(finite, returns - returns.amax(1, keepdim=True), 0.0)
+    above = returns - returns.amax(1, keepdim=True)  # NaN where all are -inf
     if normalize:
-        number = finite.sum(1, keepdim=True).clamp(min=1)
-        centred = torch.where(finite, above - above.sum(1, keepdim=True) / number, 0.0)
-        spread = (centred.square().sum(1, keepdim=True) / number).sqrt()
-        above = above / spread.clamp(min=1e-8)
-    weights = torch.where(finite, torch.exp(above / temperature), 0.0)
-    return weights / weights.sum(1, keepdim=True).clamp(min=1e-30)
+        above = above / _spread(above).clamp(min=1e-8)
+    return torch.softmax(above / temperature, 1).nan_to_num(0.0)
+
+
+def _spread(values: Tensor) -> Tensor:
+    """The (biased) standard deviation [B, 1] of those of the values [B, N] that are finite."""
+    finite = values > -torch.inf
+    number = finite.sum(1, keepdim=True).clamp(min=1)
+    values = torch.where(finite, values, 0.0)
+    deviation = torch.where(finite, values - values.sum(1, keepdim=True) / number, 0.0)
+    return torch.linalg.vector_norm(deviation, dim=1, keepdim=True) / number.sqrt()
 
 
 def weighted_mean(sequences: Tensor, weights: Tensor) -> Tensor:
     """The mean [B, L, A] of sequences [B, N, L, A] under weights [B, N]."""
-    return torch.einsum("bn,bnla->bla", weights, sequences)
-
-
-def weighted_std(sequences: Tensor, weights: Tensor, mean: Tensor) -> Tensor:
-    """Their (biased) standard deviation [B, L, A] around `mean`."""
-    deviation = (sequences - mean.unsqueeze(1)).square()
-    return torch.einsum("bn,bnla->bla", weights, deviation).sqrt()
+    mean = torch.bmm(weights.unsqueeze(1), sequences.flatten(2))
+    return mean.view(len(mean), *sequences.shape[2:])
 
 
 def weighted_moments(sequences: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and (biased) standard deviation [B, L, A] of sequences [B, N, L, A]."""
-    mean = weighted_mean(sequences, weights)
-    return mean, weighted_std(sequences, weights, mean)
+    flat, weights = sequences.flatten(2), weights.unsqueeze(1)
+    mean = torch.bmm(weights, flat)
+    variance = torch.bmm(weights, (flat - mean).square_())
+    shape = (len(mean), *sequences.shape[2:])
+    return mean.view(shape), variance.sqrt_().view(shape)

@@ -22,14 +22,19 @@ import torch
 from torch import Tensor
 
 from mbrl_core import draws
-from mbrl_core.planners.tree import NONE, OPEN, REQUESTED, UNASKED, UNDER_WAY
+from mbrl_core.planners.tree import HIDDEN, NONE, OPEN, REQUESTED, UNASKED, UNDER_WAY
 from mbrl_core.types import Rng
 
 TINY = float(np.finfo(np.float32).tiny)
 
 
 class Selection(Protocol):
-    """The choices of a tree search: a NamedTuple with these methods."""
+    """The choices of a tree search: a NamedTuple with these methods.
+
+    One more is optional: `together(edges, noise, turn, total)`, how many simulations from `turn` on
+    will follow different candidates of the root, and which, whatever they find. These are run at
+    once, in fewer calls of the model and with the same result as one by one.
+    """
 
     def noise(self, logits: Tensor, rng: Rng) -> Tensor:
         """Root noise [B, K], drawn once per search; -inf where there is no candidate."""
@@ -70,6 +75,16 @@ def transform(q: Any, node: Any, edges: Any, out: Any) -> None:
 def score(rule: Any, node: Any, edges: Any, noise: Any, turn: Any, total: Any, out: Any) -> None:
     """`rule.score(...)`."""
     rule.score(node, edges, noise, turn, total, out)
+
+
+def together(rule: Any, edges: Any, noise: Any, turn: int, total: int) -> int:
+    """`rule.together(...)`."""
+    return rule.together(edges, noise, turn, total)
+
+
+def one_by_one(rule: Any, edges: Any, noise: Any, turn: int, total: int) -> int:
+    """`together` for a rule that has none."""
+    return 1
 
 
 def decide(rule: Any, node: Any, edges: Any, noise: Any, out: Any) -> None:
@@ -157,10 +172,11 @@ class CompletedQ(NamedTuple):
             out[k] = edges[k].q if edges[k].visits > 0 else mixed
             most = max(most, edges[k].visits)
             low, high = min(low, out[k]), max(high, out[k])
-        scale = self.value_scale * (self.visit_offset + most)
+        scale, zero = self.value_scale * (self.visit_offset + most), 0.0
+        if self.rescale:
+            scale, zero = scale / max(high - low, 1e-8), low
         for k in range(len(edges)):
-            q = (out[k] - low) / max(high - low, 1e-8) if self.rescale else out[k]
-            out[k] = scale * q
+            out[k] = scale * (out[k] - zero)
 
 
 def mixed_value(node: Any, edges: Any) -> float:
@@ -263,7 +279,7 @@ class Gumbel(NamedTuple):
     candidates of highest g + logit, and halves them by g + logit + q in phases of equal visits
     (algorithm 2). Elsewhere argmax_a pi'(a) - n(a) / (1 + N) with pi' = softmax(logits + q) (eq.
     14). The final choice is the best by g + logit + q of the most visited; the recommended policy
-    is pi'.
+    is pi'. The candidates of one round of a phase are visited side by side.
     """
 
     considered: int = 16
@@ -287,9 +303,21 @@ class Gumbel(NamedTuple):
         for k in range(len(edges)):
             out[k] += edges[k].logit
         to_probabilities(out)
-        number = total_visits(edges)
+        share = 1 / (1 + total_visits(edges))
         for k in range(len(edges)):
-            out[k] -= edges[k].visits / (1 + number)
+            out[k] -= edges[k].visits * share
+
+    def together(self, edges: Any, noise: Any, turn: int, total: int) -> int:
+        """See `Selection`: what is left of a round, where all candidates that are due belong to it.
+
+        In the very first round it may be some of them: no result is there yet to rank them by.
+        """
+        due, left = halving(at_first(noise, self.considered), turn, total)
+        ready = 0
+        for k in range(len(edges)):
+            ready += edges[k].logit > -math.inf and begun_visits(edges[k]) == due
+        whole = ready == left and turn + left <= total
+        return left if whole or (due == 0 and ready > left) else 1
 
     def decide(self, node: Any, edges: Any, noise: Any, out: Any) -> None:
         """See `Selection`."""
@@ -308,14 +336,9 @@ class Gumbel(NamedTuple):
 def due_at_root(edges: Any, noise: Any, turn: int, total: int, considered: int) -> int:
     """How many visits the candidate to be tried now has had.
 
-    The schedule is that of the candidates there were at first, which the noise remembers. One that
-    proved broken has left: where its turn comes, the next ones move up.
+    One that proved broken has left: where its turn comes, the next ones move up.
     """
-    number = 0
-    for k in range(len(noise)):
-        number += noise[k] > -math.inf
-    due = due_visits(min(number, considered), turn, total)
-    late, waiting = 0, -1
+    due, late, waiting = due_visits(at_first(noise, considered), turn, total), 0, -1
     for k in range(len(edges)):
         visits = begun_visits(edges[k])
         late = max(late, visits)
@@ -324,21 +347,37 @@ def due_at_root(edges: Any, noise: Any, turn: int, total: int, considered: int) 
     return late if waiting < 0 else waiting
 
 
+def at_first(noise: Any, considered: int) -> int:
+    """How many candidates sequential halving begins with: those there were at first, which the
+    noise remembers, at most `considered`."""
+    number = 0
+    for k in range(len(noise)):
+        number += noise[k] > -math.inf
+    return min(number, considered)
+
+
 def due_visits(considered: int, turn: int, total: int) -> int:
-    """How many visits the candidate tried in simulation `turn` of `total` must have had before.
+    """How many visits the candidate tried in simulation `turn` of `total` must have had before."""
+    return halving(considered, turn, total)[0]
+
+
+def halving(considered: int, turn: int, total: int) -> tuple[int, int]:
+    """The round that simulation `turn` of `total` belongs to: the visits that its candidates have
+    had before, and how many of it are left.
 
     Sequential halving (Karnin et al. 2013) as used by Danihelka et al. 2022, algorithm 2: the
-    phases share the simulations equally, each phase visits its candidates in turn and halves them,
-    down to 2.
+    phases share the simulations equally, each phase visits its candidates in turn, round by round,
+    and halves them, down to 2.
     """
     if considered <= 1:
-        return turn
+        return turn, 1
     phases = math.ceil(math.log2(considered))
     size, begun, done = considered, 0, 0  # of this phase; simulations and rounds before it
     while True:
         rounds = max(1, total // (phases * size))
         if turn < begun + rounds * size:
-            return done + (turn - begun) // size
+            passed = turn - begun
+            return done + passed // size, size - passed % size
         begun += rounds * size
         done += rounds
         size = max(2, size // 2)
@@ -385,8 +424,9 @@ def to_probabilities(out: Any) -> None:
     for k in range(len(out)):
         out[k] = math.exp(out[k] - top) if out[k] > -math.inf else 0.0
         total += out[k]
+    share = 1 / max(total, TINY)
     for k in range(len(out)):
-        out[k] /= max(total, TINY)
+        out[k] *= share
 
 
 # The walk down the trees. What it counts on the way (`visits`, `under_way`) holds until the leaf is
@@ -399,6 +439,7 @@ class Search(NamedTuple):
 
     selection: Any
     simulations: int
+    leaves: int  # walks per tree at once, where the selection does not ask for more
     deepest: int  # nodes at this depth are not descended
     open_scale: float  # a node with n visits shows its ceil(scale * n**power) likeliest candidates
     open_power: float
@@ -423,21 +464,21 @@ def walk(
 ) -> tuple[int, int, int]:
     """Walk down the trees as far as the candidates are known.
 
-    A round begins with `found` = 0: at most `most` [B] walks per tree, counted in `begun` [B]. What
-    they reach is written to `leaf` [4, found]: the root, the node, the candidate to follow from it
-    and the number of the simulation. A candidate below 0 says why there is none: `NONE` (the node
-    cannot be descended), `UNDER_WAY` (all are being made by walks of this round) or `UNASKED`. The
-    rows of nodes that need candidates are written to `ask` [asks]. Called again with the policy's
-    answer, `log_prior` [asks, <= K] and `chance` ([asks], or empty: none is), it goes on from
-    there; `place` is given the rows of the new candidates.
+    A round begins with `found` = 0: as many walks per tree as may go at once, at most `most` [B],
+    counted in `begun` [B]. What they reach is written to `leaf` [4, found]: the root, the node, the
+    candidate to follow from it and the number of the simulation. A candidate below 0 says why there
+    is none: `NONE` (the node cannot be descended), `UNDER_WAY` (all are being made by walks of this
+    round) or `UNASKED`. The rows of nodes that need candidates are written to `ask` [asks]. Called
+    again with the policy's answer, `log_prior` [asks, <= K] and `chance` ([asks], or empty: none
+    is), it goes on from there; `place` is given the rows of the new candidates.
 
     Once nothing is left to ask, the leaves that lead to a new node are given its number in
     `leaf[3]`, and `moves` [4, made] says for each of these its root and the rows of its state, of
     its action among the candidates and of the new node. Returns found, asks and made.
     """
-    answer(nodes, edges, asks, ask, log_prior, chance, place)
+    answer(search, nodes, edges, asks, ask, log_prior, chance, place)
     if found == 0:
-        found = begin(search, begun, most, leaf)
+        found = begin(search, edges, noise, begun, most, leaf)
     capacity, asks, scores = nodes.shape[1], 0, np.empty(edges.shape[2])
     for i in range(found):
         if leaf[2, i] != UNASKED:
@@ -455,11 +496,13 @@ def walk(
     return found, asks, made
 
 
-def begin(search: Any, begun: Any, most: Any, leaf: Any) -> int:
-    """Set at most `most` [B] walks out from each root: how many there are."""
-    found = 0
+def begin(search: Any, edges: Any, noise: Any, begun: Any, most: Any, leaf: Any) -> int:
+    """Set walks out from each root, at most `most` [B]: how many there are."""
+    found, total = 0, search.simulations
     for b in range(len(most)):
-        for _ in range(min(most[b], search.simulations - begun[b])):
+        number = together(search.selection, edges[b, 0], noise[b], begun[b], total)
+        number = min(max(number, search.leaves), most[b], total - begun[b])
+        for _ in range(number):
             leaf[0, found], leaf[1, found], leaf[2, found], leaf[3, found] = b, 0, UNASKED, begun[b]
             begun[b] += 1
             found += 1
@@ -467,14 +510,22 @@ def begin(search: Any, begun: Any, most: Any, leaf: Any) -> int:
 
 
 def answer(
-    nodes: Any, edges: Any, asks: int, ask: Any, log_prior: Any, chance: Any, place: Any
+    search: Any,
+    nodes: Any,
+    edges: Any,
+    asks: int,
+    ask: Any,
+    log_prior: Any,
+    chance: Any,
+    place: Any,
 ) -> None:
     """Give the asked nodes their candidates."""
     capacity, number = edges.shape[1:]
     for i in range(asks):
         b, node = ask[i] // capacity, ask[i] % capacity
         nodes[b, node].chance = len(chance) > 0 and chance[i]
-        open_node(nodes[b, node], edges[b, node], log_prior[i])
+        widens = search.open_scale < math.inf and not nodes[b, node].chance
+        open_node(nodes[b, node], edges[b, node], log_prior[i], HIDDEN if widens else NONE)
         for k in range(log_prior.shape[1]):
             place[i * log_prior.shape[1] + k] = ask[i] * number + k
 
@@ -494,11 +545,11 @@ def list_moves(size: Any, found: int, leaf: Any, capacity: int, number: int, mov
     return made
 
 
-def open_node(node: Any, edges: Any, log_prior: Any) -> None:
-    """Give a node its candidates."""
-    node.asked = OPEN
+def open_node(node: Any, edges: Any, log_prior: Any, child: int = NONE) -> None:
+    """Give a node its candidates, with NONE for a `child`, or all HIDDEN."""
+    node.asked, node.shown = OPEN, 0
     for k in range(len(edges)):
-        edges[k].child, edges[k].visits, edges[k].q = NONE, 0, 0.0
+        edges[k].child, edges[k].visits, edges[k].q = child, 0, 0.0
         edges[k].logit = log_prior[k] if k < len(log_prior) else -math.inf
     set_priors(edges)
 
@@ -549,34 +600,35 @@ def choose(search: Any, node: Any, edges: Any, noise: Any, turn: int, scores: An
     At a chance node nature's outcomes take turns: argmax p / (n + 1), which keeps their shares
     close to p (Antonoglou et al. 2022).
     """
-    wide = len(edges)
     if node.chance:
         for k in range(len(edges)):
             scores[k] = edges[k].prior / (1 + edges[k].visits)
     else:
         if search.open_scale < math.inf:
-            shown = math.ceil(search.open_scale * node.visits**search.open_power)
-            wide = min(wide, max(shown, 1))
+            show(node, edges, math.ceil(search.open_scale * node.visits**search.open_power))
         score(search.selection, node, edges, noise, turn, search.simulations, scores)
     best, choice = -math.inf, NONE
     for k in range(len(edges)):
-        if edges[k].logit > -math.inf:
+        if edges[k].logit > -math.inf and edges[k].child != HIDDEN:
             if edges[k].child == UNDER_WAY:
                 choice = UNDER_WAY if choice == NONE else choice
-            elif scores[k] > best and is_shown(edges, k, wide):
+            elif scores[k] > best:
                 best, choice = scores[k], k
     return choice
 
 
-def is_shown(edges: Any, k: int, wide: int) -> bool:
-    """Whether candidate k is among the `wide` of highest logit, the lower number first."""
-    if wide == len(edges):
-        return True
-    ahead = 0
-    for j in range(len(edges)):
-        higher = edges[j].logit > edges[k].logit
-        ahead += higher or (edges[j].logit == edges[k].logit and j < k)
-    return ahead < wide
+def show(node: Any, edges: Any, wide: int) -> None:
+    """Let at least 1 and at most `wide` candidates be seen: those of highest logit, of equal ones
+    the lower number first."""
+    while node.shown < max(wide, 1):
+        best, likeliest = -math.inf, NONE
+        for k in range(len(edges)):
+            if edges[k].child == HIDDEN and edges[k].logit > best:
+                best, likeliest = edges[k].logit, k
+        if likeliest == NONE:
+            return
+        edges[likeliest].child = NONE
+        node.shown += 1
 
 
 def conclude(search: Any, nodes: Any, edges: Any, noise: Any, final: Any, weights: Any) -> None:

@@ -85,26 +85,18 @@ class TDMPC(SamplingPlanner):
         elites, top = select_elites(sequences, returns, self._number(returns))
         return weighted_moments(elites, exponential_weights(top, self.temperature))
 
-    def learn(
-        self,
-        world: World,
-        bounds: Bounds,
-        search: Search,
-        sequences: Tensor,
-        returns: Tensor,
-        final: Rows,
+    def remember(
+        self, world: World, search: Search, sequences: Tensor, returns: Tensor, final: Rows
     ) -> Search:
-        """See `Population.learn`."""
-        learnt = super().learn(world, bounds, search, sequences, returns, final)
+        """See `Population.remember`: the best, or the elite that was drawn."""
         if self.output != "elite":
-            return learnt
+            return super().remember(world, search, sequences, returns, final)
         top, index = returns.topk(self._number(returns), 1)
-        weights = exponential_weights(top, self.temperature)
-        threshold = draws.uniform(world.rng, world.roots).to(weights).unsqueeze(1)
-        place = (weights.cumsum(1) <= threshold).sum(1).clamp(max=weights.shape[1] - 1)
-        drawn = index.gather(1, place.unsqueeze(1))
-        value = returns.gather(1, drawn).squeeze(1)
-        return keep(learnt, sequences, value, drawn.squeeze(1), final, value > -torch.inf)
+        reached = exponential_weights(top, self.temperature).cumsum(1)
+        threshold = draws.uniform(world.rng, world.roots, 1).to(reached) * reached[:, -1:]
+        place = torch.searchsorted(reached, threshold, right=True).clamp(max=top.shape[1] - 1)
+        value, drawn = top.gather(1, place).squeeze(1), index.gather(1, place).squeeze(1)
+        return keep(search, sequences, value, drawn, final, value > -torch.inf)
 
     def warm_start(self, bounds: Bounds, search: Search, plan: Tensor) -> WarmStart:
         """See `SequencePlanner.warm_start`: the mean, whatever was returned."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from mbrl_core import rows
 from mbrl_core.planners.common import check_choice, check_counts, check_positive, only_finite
-from mbrl_core.rollouts import simulate_actions, simulate_policy
+from mbrl_core.rollouts import follow_actions, follow_policy
 from mbrl_core.types import Budget, Listener, Model, Plan, Rng, Rollout, Rows
 from mbrl_core.world import Bounds, World, bounds_of
 
@@ -173,7 +174,7 @@ class SequencePlanner:
         if samples < 1:
             return None
         world.book(samples, steps=self.horizon, proposals=self.horizon)
-        drawn = simulate_policy(world, state, self.horizon, samples).actions
+        drawn = follow_policy(world, state, self.horizon, samples, valued=False).actions
         actions = torch.stack(drawn, 1).unflatten(0, (world.roots, samples))
         return actions.to(dtype=world.dtype, device=world.device)
 
@@ -191,7 +192,7 @@ class SequencePlanner:
             )
         plan, value, final = search.best, search.best_return, search.best_final
         if self.output == "mean" and rollout is not None:
-            own = simulate_actions(world, state, self.decode(bounds, search.mean.unsqueeze(1)))
+            own = follow_actions(world, state, self.decode(bounds, search.mean.unsqueeze(1)))
             returns = only_finite(own.returns[:, 0])
             usable = valid & (returns > -torch.inf)  # between two good sequences may lie a bad one
             plan = torch.where(usable.view(-1, 1, 1), search.mean, search.best)
@@ -257,13 +258,20 @@ def keep_best(search: Search, sequences: Tensor, returns: Tensor, final: Rows) -
     return keep(search, sequences, top, index, final, top > search.best_return)
 
 
+@lru_cache(maxsize=128)
+def first_rows(roots: int, samples: int, device: torch.device) -> Tensor:
+    """The row [B] of each root's first candidate among B*N, a constant."""
+    with torch.inference_mode(False):
+        return torch.arange(0, roots * samples, samples, device=device)
+
+
 def keep(
     search: Search, sequences: Tensor, value: Tensor, index: Tensor, final: Rows, where: Tensor
 ) -> Search:
     """The search that, `where` [B] is true, returns candidate `index` [B] with return `value`
     [B]."""
-    row = torch.arange(len(index), device=index.device) * sequences.shape[1] + index
-    chosen = sequences.flatten(0, 1)[row]
+    row = index + first_rows(*sequences.shape[:2], index.device)
+    chosen = sequences.flatten(0, 1).index_select(0, row)
     return search._replace(
         best=torch.where(where.view(-1, 1, 1), chosen, search.best),
         best_return=torch.where(where, value, search.best_return),

@@ -8,14 +8,16 @@ made, so a parent's number is below its children's.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-NONE, UNDER_WAY, UNASKED = -1, -2, -3  # instead of a child or a candidate
+NONE, UNDER_WAY, UNASKED, HIDDEN = -1, -2, -3, -4  # instead of a child or a candidate
 REQUESTED, OPEN = 1, 2  # what may follow UNASKED in a node's `asked`
 
 
+@lru_cache
 def node_type(real: type[np.floating]) -> np.dtype:
     """A node, its numbers in the precision `real`."""
     return np.dtype(
@@ -25,6 +27,7 @@ def node_type(real: type[np.floating]) -> np.dtype:
             ("depth", np.int32),
             ("visits", np.int32),  # simulations through the node, its own evaluation included
             ("under_way", np.int32),  # of these, not backed up yet
+            ("shown", np.int32),  # candidates that are not hidden, where a search widens
             ("asked", np.int8),  # UNASKED, REQUESTED or OPEN
             ("ended", np.bool_),
             ("chance", np.bool_),  # nature chooses here
@@ -40,11 +43,12 @@ def node_type(real: type[np.floating]) -> np.dtype:
     )
 
 
+@lru_cache
 def edge_type(real: type[np.floating]) -> np.dtype:
     """A candidate of a node."""
     return np.dtype(
         [
-            ("child", np.int32),  # node number; NONE or UNDER_WAY
+            ("child", np.int32),  # node number; NONE, UNDER_WAY or HIDDEN
             ("visits", np.int32),  # of the child
             ("logit", real),  # log prior up to a constant; -inf = empty slot
             ("prior", real),  # softmax of the logits
@@ -96,6 +100,7 @@ def grow(
             else:
                 leaf[3, i] = NONE
                 empty(edges[b, node], slot)
+                nodes[b, node].shown -= 1
                 release(nodes[b], edges[b], node)
 
 

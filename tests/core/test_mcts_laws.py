@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from mbrl_core import (
     MCTS,
     PUCT,
     UCT,
+    Budget,
     Discrete,
     Gumbel,
     Model,
@@ -44,8 +46,9 @@ class Maze:
         gamma: float = 0.9,
         ends: float = 0.1,
         dtype: torch.dtype = torch.float32,
+        choices: int = CHOICES,
     ) -> None:
-        gen, shape = generator(seed), (64, CHOICES)
+        gen, shape = generator(seed), (64, choices)
         self.next = torch.randint(64, shape, generator=gen)
         self.reward = (scale * torch.randn(shape, generator=gen)).to(dtype)
         ended = torch.rand(shape, generator=gen) < ends
@@ -68,7 +71,7 @@ class Maze:
 
     @property
     def model(self) -> Model:
-        return Model(self, self, self, Discrete(CHOICES))
+        return Model(self, self, self, Discrete(self.logits.shape[1]))
 
     def roots(self, number: int = 4) -> Tensor:
         return torch.arange(number, dtype=self.dtype).unsqueeze(1)
@@ -286,3 +289,49 @@ def test_more_leaves_take_fewer_calls() -> None:
         calls[leaves] = plan.cost.calls
         assert int(plan.cost.steps.max()) <= 40
     assert calls[4] < calls[1] / 2
+
+
+# Rounds of sequential halving
+
+
+def by_path(tree: Tree, root: int) -> dict[tuple[int, ...], list[float]]:
+    """Visits, value and raw value of each node of one tree, by the candidates that lead there."""
+    paths: list[tuple[int, ...]] = [()]
+    for node in range(1, int(tree.size[root])):
+        parent, slot = int(tree.parent[root, node]), int(tree.slot[root, node])
+        paths.append((*paths[parent], slot))
+    numbers = torch.stack([tree.visits[root], tree.value[root], tree.raw_value[root]], 1)
+    return dict(zip(paths, numbers.tolist(), strict=False))
+
+
+@pytest.mark.parametrize(
+    ("choices", "considered", "simulations"), [(4, 16, 50), (18, 16, 50), (18, 7, 61), (5, 3, 2)]
+)
+def test_candidates_of_a_round_side_by_side_are_one_by_one(
+    choices: int, considered: int, simulations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maze = Maze(11, choices=choices)
+    planner = MCTS(
+        simulations=simulations, candidates=choices, selection=Gumbel(considered=considered)
+    )
+    together, _ = planner(maze.model, maze.roots(16), rng=generator(0))
+    monkeypatch.setattr(
+        MCTS, "_affordable", lambda self, world, at_once: np.ones(world.roots, np.int64)
+    )
+    alone, _ = planner(maze.model, maze.roots(16), rng=generator(0))
+    assert isinstance(together.trace, Tree) and isinstance(alone.trace, Tree)
+    for root in range(16):
+        one, other = by_path(together.trace, root), by_path(alone.trace, root)
+        assert one.keys() == other.keys()
+        for path, numbers in one.items():
+            assert numbers == pytest.approx(other[path], abs=1e-5)
+    assert together.action.equal(alone.action)
+    assert together.cost.steps.equal(alone.cost.steps)
+    assert together.cost.calls < alone.cost.calls
+
+
+def test_a_budget_cuts_a_round() -> None:
+    maze = Maze(11, choices=18)
+    planner = MCTS(simulations=50, candidates=18, selection=Gumbel())
+    plan, _ = planner(maze.model, maze.roots(), rng=generator(0), budget=Budget(steps=21))
+    assert plan.cost.steps.tolist() == [21] * 4

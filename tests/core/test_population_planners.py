@@ -233,6 +233,17 @@ def test_tdmpc_draws_better_elites_more_often() -> None:
     assert torch.equal(learnt.best_final, learnt.best[:, 0])
 
 
+def test_tdmpc_never_draws_an_elite_without_a_return() -> None:
+    planner = TDMPC(horizon=1, samples=4, elites=3, iterations=1, policy_samples=0)
+    returns = torch.tensor([[-torch.inf, 1.0, -torch.inf, -torch.inf]]).double().expand(500, 4)
+    zero = torch.zeros(500, 1, 1).double()
+    world = World("test", glider(), zero[:, 0], rng=generator(0))
+    sequences = torch.arange(4.0).double().view(1, 4, 1, 1).expand(500, 4, 1, 1)
+    begun = Search(zero, zero + 1, zero, zero[:, 0, 0] - torch.inf, zero[:, 0])
+    learnt = planner.remember(world, begun, sequences, returns, sequences.reshape(-1, 1))
+    assert (learnt.best_return == 1).all() and (learnt.best == 1).all()
+
+
 # Policies as a source of candidates
 
 

@@ -21,7 +21,8 @@ from mbrl_core import (
     Transition,
     generator,
 )
-from mbrl_core.rollouts import discounted_return, simulate_actions
+from mbrl_core.returns import discounted_return
+from mbrl_core.rollouts import simulate_actions
 from mbrl_core.world import World
 from tests.worlds import Nudges, tensor_garden, tensor_rows
 

@@ -33,6 +33,8 @@ from mbrl_core import (
 )
 from mbrl_core.planners.sampling import SamplingPlanner
 from mbrl_core.planners.trajectory import Search, TrajectoryPlanner
+from mbrl_core.rollouts import follow_actions
+from mbrl_core.world import World
 from tests.worlds import Glider, glider
 
 H, N = 3, 24
@@ -470,3 +472,65 @@ def test_a_receding_horizon_without_budget_for_its_own_steps_says_so(unit: str) 
     planner = RecedingHorizon(planner=TRAJECTORY["cem"], steps=4)
     with pytest.raises(ValueError, match="does not allow its own 4 model steps"):
         planner(glider(), START, rng=generator(0), budget=Budget(**{unit: 3}))
+
+
+# What is kept from call to call, or from step to step
+
+
+@every_planner
+def test_a_plan_in_inference_mode_is_the_same_and_leaves_nothing_behind(
+    planner: TrajectoryPlanner,
+) -> None:
+    model = glider()
+    if not isinstance(planner, GradMPC | GradCEM):  # these differentiate
+        with torch.inference_mode():
+            first, _ = planner(model, START, rng=generator(0))
+        plan, _ = planner(model, START, rng=generator(0))
+        assert torch.equal(first.action, plan.action) and torch.equal(first.value, plan.value)
+    TRAJECTORY["grad_mpc"](model, START, rng=generator(0))
+
+
+def test_bounds_that_change_in_place_are_followed() -> None:
+    model, planner = glider(), TRAJECTORY["cem"]
+    planner(model, START, rng=generator(0))
+    model.action_space.low.fill_(0.25)
+    plan, _ = planner(model, START, rng=generator(0))
+    assert torch.stack([plan.action, *plan.then]).min() >= 0.25
+    model.action_space.low.fill_(0.75)
+    with pytest.raises(ValueError, match="low < high"):
+        planner(model, START, rng=generator(0))
+
+
+def test_root_states_whose_sum_overflows_are_finite() -> None:
+    huge = torch.full((1, 2), 2e38)
+    model = glider()._replace(dynamics=Idle(), value=None)
+    plan, _ = CEM(horizon=1, samples=4, elites=2, iterations=1)(model, huge, rng=generator(0))
+    assert plan.valid.all()
+
+
+class Idle:
+    """Stays where it is."""
+
+    terminates = False
+
+    def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
+        return Transition(state, torch.zeros(len(state)), torch.ones(len(state)))
+
+
+class Wide:
+    """A model whose reward and discount are columns of what it puts out."""
+
+    terminates = False
+
+    def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
+        out = torch.ones(len(state), 1000)
+        return Transition(state, out[:, 0], out[:, 1])
+
+
+def test_a_rollout_holds_no_more_of_a_wide_output_than_its_columns() -> None:
+    world = World("test", Model(Wide()), torch.zeros(1, 1), rng=generator(0))
+    with torch.no_grad():
+        futures = follow_actions(world, torch.zeros(1, 1), torch.zeros(1, 50, 3, 1))
+    held = [*futures.rewards, *futures.discounts]
+    assert all(each.untyped_storage().nbytes() == 50 * 4 for each in held)
+    assert futures.returns.tolist() == [[3.0] * 50]

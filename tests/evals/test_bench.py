@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import subprocess
 from functools import partial
 from typing import ClassVar
 
@@ -9,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from evals.bench import client, command, numbers, worlds
+from control.latent import size_named
+from evals.bench import client, command, numbers, training, worlds
 from evals.bench.cells import GROUPS, SMALL, Cell, cells
 from evals.bench.client import SIDES, Side, SideError, Worker
 from evals.bench.document import markdown
 from evals.bench.measure import agreement, exponent, geometric_mean, ratio, spread, take_turns
 from evals.bench.options import changed
-from evals.bench.sides import bare, ours
+from evals.bench.sides import bare, ours, tdmpc2_ours
 from evals.report import Table
 from mbrl_core import generator
 from mbrl_core.testing import check_model
@@ -151,22 +153,23 @@ def test_bare_calls_are_those_of_the_search(world, monkeypatch):
     [
         (worlds.control_model(worlds.ControlWorld(4)), torch.zeros(2, numbers.STATE)),
         (worlds.control_model(worlds.LatentWorld(4)), torch.zeros(2, numbers.STATE)),
-        worlds.search_problem("table", 3, 2),
-        worlds.search_problem("rules", 3, 2),
-        worlds.search_problem("network", 3, 2, width=4),
+        *(worlds.search_problem(world, 3, 2, width=4) for world in worlds.WORLDS),
     ],
-    ids=["control", "latent", "table", "rules", "network"],
+    ids=["control", "latent", *worlds.WORLDS],
 )
 def test_the_models_keep_the_contract(world, state):
     check_model(world, state)
 
 
-def test_rules_and_table_are_the_same_game():
-    found = [
-        ours.prepare(GAME | {"world": world, "simulations": 40}).run()[0]
-        for world in ("table", "rules")
-    ]
-    assert found[0].action.equal(found[1].action) and found[0].value.equal(found[1].value)
+@pytest.mark.parametrize("world", ["table", "network"])
+def test_rules_are_the_same_game(world):
+    called, compiled = (
+        ours.prepare(GAME | {"world": name, "simulations": 40}).run()[0]
+        for name in (world, f"{world} rules")
+    )
+    assert called.action.equal(compiled.action)
+    assert called.trace.parent.equal(compiled.trace.parent)
+    assert torch.allclose(called.trace.value, compiled.trace.value, atol=1e-5)
 
 
 def test_networks_are_the_numbers_they_are_made_of():
@@ -272,3 +275,39 @@ def test_tables_in_markdown():
 def test_a_cell_is_named_by_all_that_makes_it():
     cell = Cell("peers", {"planner": "CEM", "roots": 1, "width": 64}, "torchrl")
     assert cell.id == "peers CEM roots=1 width=64 against torchrl"
+
+
+def test_both_sides_of_training_have_the_same_networks_and_learn():
+    for name, size in training.SIZES.items():
+        known = size_named(name)
+        assert size == {"encoder": known.encoder, "hidden": known.hidden, "latent": known.latent}
+    learner = tdmpc2_ours.learner_of("cpu")
+    before = [p.detach().clone() for p in learner.updates.world.parameters()]
+    learner.updates.update(tdmpc2_ours.batch_of())
+    after = learner.updates.world.parameters()
+    assert not all(p.equal(q) for p, q in zip(before, after, strict=True))
+
+
+def test_a_repository_is_fetched_at_its_commit_and_a_missing_one_told(tmp_path, monkeypatch):
+    origin, folders = tmp_path / "origin", tmp_path / "peers"
+    monkeypatch.setattr(client, "FOLDERS", folders)
+
+    def git(*words: str) -> str:
+        author = ("-c", "user.name=a", "-c", "user.email=a@b")
+        command = ["git", "-C", str(origin), *author, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    origin.mkdir()
+    git("init", "--quiet")
+    (origin / "code.py").write_text("x = 1\n")
+    git("add", "code.py")
+    git("commit", "--quiet", "-m", "first")
+    side = Side("there", source=(str(origin), git("rev-parse", "HEAD")))
+    client.install(side)
+    source = folders / "there" / "source" / "code.py"
+    assert source.read_text() == "x = 1\n"
+    source.write_text("y")
+    client.install(side)  # what is there is not fetched again
+    assert source.read_text() == "y"
+    with pytest.raises(SideError, match="cannot be fetched: "):
+        client.install(Side("gone", source=(str(tmp_path / "nowhere"), "0" * 40)))

@@ -29,7 +29,7 @@ def prepare(settings: Mapping[str, Any]) -> Job:
     return Job(partial(_roll, world, start, action, settings["horizon"], settings["iterations"]))
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _roll(
     world: worlds.ControlWorld, start: Tensor, action: Tensor, horizon: int, iterations: int
 ) -> None:

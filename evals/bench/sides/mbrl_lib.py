@@ -33,7 +33,7 @@ def prepare(settings: Mapping[str, Any]) -> Job:
     return Job(partial(_plan, make, world, state, torch.zeros(horizon, numbers.ACTION)))
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _plan(
     make: Callable[[], Any], world: worlds.ControlWorld, states: Tensor, mean: Tensor
 ) -> None:

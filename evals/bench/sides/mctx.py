@@ -18,7 +18,7 @@ from evals.bench.worker import Job, serve
 
 def prepare(settings: Mapping[str, Any]) -> Job:
     """One search for all roots, without noise, so that both sides do the same work."""
-    world = {"network": _network, "table": _table, "rules": _table}[settings["world"]]
+    world = _network if settings["world"].startswith("network") else _table
     root, recurrent = world(settings["actions"], settings["roots"], settings.get("width", 0))
     policy = {
         "PUCT": partial(mctx.muzero_policy, dirichlet_fraction=0.0),

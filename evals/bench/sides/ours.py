@@ -45,7 +45,8 @@ def _trajectories(settings: Mapping[str, Any]) -> Job:
     model = worlds.control_model(world)
     used = model._replace(dynamics=changed(world, settings.get("option")))
     state = torch.from_numpy(numbers.states(settings["roots"]))
-    return Job(partial(_plan, planner, used, state), partial(_quality, model, state))
+    plan = torch.inference_mode()(partial(_plan, planner, used, state))
+    return Job(plan, partial(_quality, model, state))
 
 
 def _search(settings: Mapping[str, Any]) -> Job:
@@ -86,7 +87,7 @@ def _quality(model: Model, state: Tensor, found: tuple[Plan, Any]) -> float:
     plan, carry = found
     actions = torch.cat([plan.action.unsqueeze(1), carry.mean[:, :-1]], 1)
     world = World("bench", model, state, rng=generator(0))
-    with torch.no_grad():
+    with torch.inference_mode():
         return simulate_actions(world, state, actions.unsqueeze(1)).returns.mean().item()
 
 

@@ -33,7 +33,7 @@ def prepare(settings: Mapping[str, Any]) -> Job:
     return Job(partial(_plan, planner, state[0] if roots == 1 else state, settings["iterations"]))
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _plan(planner: Any, state: Tensor, iterations: int) -> None:
     for _ in range(iterations):
         planner.command(state, shift_nominal_trajectory=False)

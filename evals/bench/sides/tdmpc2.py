@@ -29,7 +29,7 @@ def prepare(settings: Mapping[str, Any]) -> Job:
     return Job(lambda: [plan(world, state, **shape) for state in states])
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def plan(
     world: worlds.LatentWorld,
     state: Tensor,

@@ -74,7 +74,7 @@ def prepare(settings: Mapping[str, Any]) -> Job:
     return Job(partial(_plan, planner, start))
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _plan(planner: Any, start: TensorDictBase) -> None:
     planner.planning(start)
 
