@@ -10,24 +10,32 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from evals.records import RecordStore, fingerprint
+from evals.runner import Crew, Kept, Runner, RunnerKind, runner_of
 from evals.stats import wilson_interval
-from mbrl_core import Budget, Plan, Rollout
+from mbrl_core import Budget, Plan, Rollout, Tree
 from mbrl_core.viewer import save_html
 from reasoning.embedded import folder_of
-from reasoning.engines import Engine, TransformersEngine
+from reasoning.engines import Engine, EngineKind, load_engine
 from reasoning.grading import GRADERS
-from reasoning.reasoner import Reasoner
-from reasoning.scorers import StepScorer
+from reasoning.prompts import Prompt, pick_shots
+from reasoning.reasoner import Outcome, Reasoner
+from reasoning.scorers import JUDGES, ReadingScorer, load_prm, make_judge
 from reasoning.strategies import Strategy, answer_of
 from reasoning.tasks import DEFAULT_STEPS, Problem, load_task
-from reasoning.world import Aggregate, Continuation, Thought
+from reasoning.world import Aggregate, Continuation, Scorer, Thought
+
+NOT_DECIDING = ("trees", "groups", "runner", "workers", "cpus", "gpus", "address")
+"""Options that decide no record: it is the same run without them."""
 
 
 def evaluate(
@@ -44,10 +52,23 @@ def evaluate(
     out: str | Path,
     seed: int = 0,
     group: int = 50,
-    aggregate: Aggregate = "product",
+    groups: int = 1,
+    engine: EngineKind = "transformers",
+    engine_options: Mapping[str, Any] | None = None,
+    scorer_engine: EngineKind | None = None,
+    scorer_options: Mapping[str, Any] | None = None,
+    shots: int = 0,
+    shots_data: str | None = None,
+    aggregate: Aggregate | None = None,
     max_tokens: int = 256,
     budget: Mapping[str, float | None] | None = None,
     trees: int = 0,
+    runner: RunnerKind = "local",
+    workers: int = 1,
+    cpus: float = 1,
+    gpus: float = 0,
+    address: str | None = None,
+    crew: Crew | None = None,
     arguments: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -57,7 +78,9 @@ def evaluate(
         task: `gsm8k` or `generated`.
         strategy: how to search, from `reasoning.strategies`.
         model: a folder or hub name of a causal language model; `embedded` comes with the package.
-        scorer: the same of a step scorer; null scores a solution by its tokens' mean probability.
+        scorer: the same of a reward model, or a judge that asks `model` itself: critique,
+            verdicts, votes or likelihood (see `reasoning.scorers`); null scores a solution by its
+            tokens' mean probability.
         calculator: whether a solution with an equation `<<3*4=13>>` that does not hold is worth 0.
         data: a local file or hub name of the task, where it needs one.
         split: train or test.
@@ -66,11 +89,24 @@ def evaluate(
         out: the run folder.
         seed: decides everything random: problem i's draws depend on `seed` and its id.
         group: problems that advance together.
-        aggregate: how step scores make a solution's score: product, min, mean or last.
+        groups: groups that are answered at once, each in a thread; the engine computes them in
+            one batch as far as it can.
+        engine: what runs the model: `transformers`, `vllm`, `openai` or `chat`, see `load_engine`.
+        engine_options: keywords of the engine.
+        scorer_engine, scorer_options: the same for the scorer, by default on vLLM where the model
+            is, else on transformers; a judge takes its own parameters.
+        shots: worked examples shown before each question.
+        shots_data: where they come from; by default the training split of the task.
+        aggregate: how step scores make a solution's score: product, min, mean or last; null is
+            the scorer's own.
         max_tokens: decoded at most per solution, or per step where the strategy goes by steps.
         budget: limits per problem, by the names of `mbrl_core.Budget`.
         trees: of the first so many problems, what the search looked at is written to
             `out`/trees, a page each, also where they are on record already.
+        runner, workers: where the problems are answered, and on how many engines: `local`
+            processes or actors of `ray`. One local worker is this process.
+        cpus, gpus: of each worker. address: of a Ray cluster that is running already.
+        crew: workers that several runs share, in place of these five.
         arguments: what the run folder records; by default the plain ones given here.
         say: receives progress lines.
 
@@ -78,18 +114,24 @@ def evaluate(
         ValueError: an unknown task, a malformed data file, a model that does not fit, or `out`
             holds a run of other arguments.
         FileNotFoundError: a file or model that cannot be had.
+        EngineError: an engine is gone; what was found so far is on record.
     """
     deciding = {
         "task": task, "strategy": repr(strategy), "model": model, "scorer": scorer,
         "calculator": calculator, "data": data,
         "split": split, "limit": limit, "steps": steps, "seed": seed, "group": group,
+        "engine": engine, "engine_options": dict(engine_options or {}),
+        "scorer_engine": scorer_engine, "scorer_options": dict(scorer_options or {}),
+        "shots": shots, "shots_data": shots_data,
         "aggregate": aggregate, "max_tokens": max_tokens, "budget": dict(budget or {}),
     }  # fmt: skip
-    described = {k: v for k, v in (arguments or deciding).items() if k not in ("out", "trees")}
-    if group < 1:
-        raise ValueError(f"group must be at least 1, not {group}")
-    if trees < 0:
-        raise ValueError(f"trees must be 0 or more, not {trees}")
+    described = {
+        k: v for k, v in (arguments or deciding).items() if k not in ("out", *NOT_DECIDING)
+    }
+    for name, value, least in (("group", group, 1), ("groups", groups, 1), ("trees", trees, 0)):
+        if value < least:
+            at_least = f"at least {least}" if least else "0 or more"
+            raise ValueError(f"{name} must be {at_least}, not {value}")
     if steps is not None and len(steps) != 2:
         raise ValueError(f"steps must be [least,greatest], not {steps}")
     described["weights"] = fingerprint(folder_of(model, "lm"))
@@ -98,32 +140,178 @@ def evaluate(
     problems = load_task(task, data=data, split=split, limit=limit, steps=(least, most))
     folder = Path(out) / "trees"
     pages = {p.id: folder / f"{p.id.replace('/', '-')}.html" for p in problems[:trees]}
-    with RecordStore(out, described) as store:
-        if any(_missing(problem, store, pages) for problem in problems):
-            reasoner = Reasoner(
-                engine=TransformersEngine(folder_of(model, "lm")),
-                strategy=strategy,
-                scorer=load_scorer(scorer),
-                calculator=calculator,
-                aggregate=aggregate,
-                max_tokens=max_tokens,
-            )
-            limits = Budget(**(budget or {}))  # type: ignore[arg-type]
-            _answer_all(store, reasoner, problems, group, seed, limits, pages, say)
-        summary = summarize(store.records)
+    lm, judge = Loaded(model, engine, dict(engine_options or {})), None
+    if scorer is not None:
+        beside = scorer_engine or ("vllm" if engine == "vllm" else "transformers")
+        judge = Loaded(scorer, beside, dict(scorer_options or {}))
+        lm, judge = share_card(lm, judge)
+    work = Answering(
+        strategy=strategy,
+        model=lm,
+        scorer=judge,
+        calculator=calculator,
+        aggregate=aggregate,
+        max_tokens=max_tokens,
+        prompt=few_shot(task, shots, shots_data, data),
+        group=group,
+        groups=groups,
+        seed=seed,
+        budget=Budget(**(budget or {})),  # type: ignore[arg-type]
+        pages=pages,
+    )
+    with RecordStore(out, described) as store, ExitStack() as stack:
+        if crew is None:
+            crew = stack.enter_context(Crew(runner=placed(runner, workers, cpus, gpus, address)))
+        crew.do(
+            work,
+            problems,
+            store,
+            batch=group * groups,
+            missing=lambda problem: _missing(problem, store, pages),
+            say=say,
+        )
+        failures = store.failures
+        if not len(store):
+            raise ValueError(f"no problem could be answered: {next(iter(failures.values()))}")
+        summary = summarize(store.records, len(failures))
         store.write_summary(summary)
     mean, low, high = summary["accuracy"].values()
     say(
-        f"accuracy {mean:.1%} [{low:.1%}, {high:.1%}] on {len(problems)} problems, "
+        f"accuracy {mean:.1%} [{low:.1%}, {high:.1%}] on {summary['problems']} problems, "
         f"{summary['tokens']:.0f} tokens a problem, {summary['unparsed']:.1%} without an answer; "
         f"records in {out}"
     )
+    if failures:
+        say(
+            f"{len(failures)} of {len(problems)} problems failed and count nowhere "
+            f"({next(iter(failures.values()))}); the same command tries them again"
+        )
     return summary
 
 
-def load_scorer(name: str | None) -> StepScorer | None:
-    """A step scorer by folder or hub name; `embedded` is the package's own, None is none."""
-    return None if name is None else StepScorer(TransformersEngine(folder_of(name, "scorer")))
+class Loaded(NamedTuple):
+    """A model and what runs it."""
+
+    name: str
+    engine: EngineKind
+    options: dict[str, Any]
+
+
+def share_card(lm: Loaded, scorer: Loaded) -> tuple[Loaded, Loaded]:
+    """The same two, each of which leaves the other room in the memory of a graphics card.
+
+    vLLM takes nine tenths of it, however small its model. A scorer is usually the larger of the
+    two; whoever knows better says so by `gpu_memory_utilization` in the options.
+    """
+    if scorer.name in JUDGES:
+        return lm, scorer
+    room = zip((lm, scorer), (0.35, 0.5), strict=True)
+    one, other = (
+        which._replace(options={"gpu_memory_utilization": share, **which.options})
+        if which.engine == "vllm"
+        else which
+        for which, share in room
+    )
+    return one, other
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answering:
+    """Answers problems with an engine that it loads where it works; see `evals.runner.Work`."""
+
+    strategy: Strategy
+    model: Loaded
+    scorer: Loaded | None
+    calculator: bool
+    aggregate: Aggregate | None
+    max_tokens: int
+    prompt: Prompt | None
+    group: int
+    groups: int
+    seed: int
+    budget: Budget
+    pages: Mapping[str, Path]
+
+    def __call__(
+        self,
+        store: RecordStore,
+        batch: Sequence[Problem],
+        kept: Kept,
+        say: Callable[[str], None],
+    ) -> None:
+        """Answer what is missing."""
+        if not any(_missing(problem, store, self.pages) for problem in batch):
+            return
+        lm = kept.get(
+            ("model", repr(self.model)),
+            lambda: load_engine(
+                folder_of(self.model.name, "lm"), self.model.engine, self.model.options
+            ),
+            lambda engine: engine.close(),
+        )
+        reasoner = Reasoner(
+            engine=lm,
+            strategy=self.strategy,
+            scorer=self._scorer(kept, lm),
+            calculator=self.calculator,
+            aggregate=self.aggregate,
+            max_tokens=self.max_tokens,
+            prompt=self.prompt,
+        )
+        sizes = self.group, self.groups
+        problems = list(batch)
+        _answer_all(store, reasoner, problems, *sizes, self.seed, self.budget, self.pages, say)
+
+    def _scorer(self, kept: Kept, lm: Engine) -> Scorer | None:
+        scorer = self.scorer
+        if scorer is None:
+            return None
+        if scorer.name in JUDGES:
+            return make_judge(scorer.name, lm, scorer.options)
+        return kept.get(
+            ("scorer", repr(scorer)),
+            lambda: load_scorer(*scorer),
+            lambda judge: judge.engine.close() if judge else None,
+        )
+
+
+def placed(
+    runner: RunnerKind, workers: int, cpus: float, gpus: float, address: str | None
+) -> Runner | None:
+    """The runner of a run's options; None where all is done in this process."""
+    if runner == "local" and workers == 1:
+        return None
+    return runner_of(runner, workers, cpus, gpus, address)
+
+
+def few_shot(task: str, number: int, shots_data: str | None, data: str | None) -> Prompt | None:
+    """A prompt with worked examples of a task's training split; None without examples.
+
+    Raises ValueError where they would come from the file that holds the problems.
+    """
+    if number == 0:
+        return None
+    if shots_data is None and data is not None and Path(data).is_file():
+        raise ValueError(f"shots need shots_data=...: {data} holds the problems that are asked")
+    return Prompt(shots=pick_shots(load_task(task, data=shots_data or data, split="train"), number))
+
+
+def load_scorer(
+    name: str | None,
+    engine: EngineKind = "transformers",
+    options: Mapping[str, Any] | None = None,
+) -> ReadingScorer | None:
+    """A scorer by folder or hub name; `embedded` is the package's own, None is none."""
+    return None if name is None else load_prm(folder_of(name, "scorer"), engine, options)
+
+
+class Group(NamedTuple):
+    """Problems that advance together, and what came of it."""
+
+    problems: list[Problem]
+    outcome: Outcome
+    seconds: float  # of one problem
+    fill: float  # of the language model's batches meanwhile
 
 
 def _answer_all(
@@ -131,38 +319,101 @@ def _answer_all(
     reasoner: Reasoner,
     problems: list[Problem],
     group: int,
+    groups: int,
     seed: int,
     budget: Budget,
     pages: Mapping[str, Path],
     say: Callable[[str], None],
 ) -> None:
-    for first in range(0, len(problems), group):
-        # A group is answered whole even if part of it is on record: equal shapes round alike.
-        together = problems[first : first + group]
-        if not any(_missing(problem, store, pages) for problem in together):
-            continue
-        together = [p for p in together if _fits(reasoner.engine, p, store)]
-        if not together:
-            continue
-        started = time.perf_counter()
-        plan = reasoner.plan(
+    todo = _groups(store, reasoner, problems, group, pages)
+    at_once = max(1, min(groups, len(todo)))
+
+    def answer(together: list[Problem]) -> Group:
+        started, fill = time.perf_counter(), reasoner.engine.fill
+        outcome = reasoner.attempt(
             [problem.question for problem in together],
             ids=[problem.id for problem in together],
             seed=seed,
             budget=budget,
         )
-        seconds = (time.perf_counter() - started) / len(together)
-        for row, problem in enumerate(together):
-            if problem.id in pages:
-                _save_page(pages[problem.id], plan, row, problem)
-            if problem.id not in store:
-                store.append(problem.id, _record(plan, row, problem) | {"seconds": seconds})
-        records = store.records
-        say(
-            f"{len(store):5d}/{len(problems)}  accuracy "
-            f"{np.mean([record['numeric'] for record in records]):.1%}  "
-            f"{seconds:.2f} s a problem"
-        )
+        seconds = (time.perf_counter() - started) / len(together) / at_once
+        return Group(together, outcome, seconds, reasoner.engine.fill.since(fill).ratio)
+
+    for done in in_threads(answer, todo, at_once):
+        _keep(store, done, pages)
+        correct = [record["numeric"] for record in store.records]
+        accuracy = f"accuracy {np.mean(correct):.1%}" if correct else "all failed"
+        say(f"{len(store):5d}/{len(problems)}  {accuracy}  {done.seconds:.2f} s a problem")
+
+
+def _groups(
+    store: RecordStore,
+    reasoner: Reasoner,
+    problems: list[Problem],
+    group: int,
+    pages: Mapping[str, Path],
+) -> list[list[Problem]]:
+    """What is to be done, in groups. What failed in an earlier run makes groups of its own."""
+    failed = store.failures
+    todo = []
+    for part in (
+        [problem for problem in problems if problem.id not in failed],
+        [problem for problem in problems if problem.id in failed],
+    ):
+        for first in range(0, len(part), group):
+            # A group is answered whole even if part of it is on record: equal shapes round alike.
+            together = part[first : first + group]
+            if any(_missing(problem, store, pages) for problem in together):
+                todo.append([p for p in together if _fits(reasoner, p, store)])
+    return [together for together in todo if together]
+
+
+def _keep(store: RecordStore, group: Group, pages: Mapping[str, Path]) -> None:
+    """Record a group's problems; of those that failed, that they did."""
+    plan, failed = group.outcome
+    for row, problem in enumerate(group.problems):
+        reason = failed[row]
+        if problem.id in pages and reason is None:
+            _save_page(pages[problem.id], plan, row, problem)
+        if problem.id in store:
+            continue
+        if reason is not None:
+            store.fail(problem.id, reason)
+        else:
+            measured = {"seconds": group.seconds, "fill": group.fill}
+            store.append(problem.id, _record(plan, row, problem) | measured)
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_threads(work: Callable[[T], R], jobs: Sequence[T], threads: int) -> Iterator[R]:
+    """The results of all jobs as they come, so many jobs at once.
+
+    Where one raises, no further one begins, and the error is raised after the results of those
+    that had begun.
+    """
+    if threads == 1:
+        yield from map(work, jobs)
+        return
+    pool = ThreadPoolExecutor(threads)
+    errors = []
+    try:
+        futures = [pool.submit(work, job) for job in jobs]
+        for future in as_completed(futures):
+            if future.cancelled():
+                continue
+            if (error := future.exception()) is None:
+                yield future.result()
+            else:
+                errors.append(error)
+                for other in futures:
+                    other.cancel()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    if errors:
+        raise errors[0]
 
 
 def _missing(problem: Problem, store: RecordStore, pages: Mapping[str, Path]) -> bool:
@@ -170,7 +421,7 @@ def _missing(problem: Problem, store: RecordStore, pages: Mapping[str, Path]) ->
     if problem.id not in store:
         return True
     page = pages.get(problem.id)
-    return page is not None and not page.exists() and "failed" not in store[problem.id]
+    return page is not None and not page.exists()
 
 
 def _save_page(path: Path, plan: Plan, row: int, problem: Problem) -> None:
@@ -185,22 +436,23 @@ def describe(thought: Thought | None, action: Continuation | None) -> str:
     return thought.question if thought is not None else ""
 
 
-def _fits(engine: Engine, problem: Problem, store: RecordStore) -> bool:
-    """Whether a question leaves room to answer it; if not, that is recorded."""
-    length = len(engine.encode_prompt(problem.question))
-    if length < engine.context:
+def _fits(reasoner: Reasoner, problem: Problem, store: RecordStore) -> bool:
+    """Whether a question leaves room to answer it; if not, that is noted."""
+    length, context = len(reasoner.encode(problem.question)), reasoner.engine.context
+    if length < context:
         return True
     if problem.id not in store:
-        reason = f"a prompt of {length} tokens fills the model's {engine.context}"
-        store.append(problem.id, _failure(problem, reason))
+        store.fail(problem.id, f"a prompt of {length} tokens fills the model's {context}")
     return False
 
 
-def summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
+def summarize(records: list[dict[str, Any]], failed: int = 0) -> dict[str, Any]:
     """Accuracy by each grader, what the samples held, and what a problem cost on average.
 
     `accuracy` is that of the chosen solution by the numeric grader; `any` the share of problems of
-    which some complete solution is right, `mean` the average share of right ones.
+    which some complete solution is right, `mean` the average share of right ones. The `failed`
+    problems, at which an engine failed, have no record and count nowhere else. `fill` is how full
+    the engine's batches were.
     """
     correct = [bool(record["numeric"]) for record in records]
 
@@ -211,13 +463,13 @@ def summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
         "problems": len(records),
         "accuracy": wilson_interval(sum(correct), len(correct))._asdict(),
         **{grader: average(grader) for grader in GRADERS},
-        "failed": sum("failed" in record for record in records),
+        "failed": failed,
         "unparsed": float(np.mean([record["answer"] is None for record in records])),
         "any": float(np.mean([any(s["correct"] for s in r["samples"]) for r in records])),
         "mean": float(
             np.mean([np.mean([s["correct"] for s in r["samples"]] or [0.0]) for r in records])
         ),
-        **{name: average(name) for name in ("tokens", "prefilled", "scored", "steps")},
+        **{name: average(name) for name in ("tokens", "prefilled", "scored", "steps", "fill")},
         "seconds": float(sum(record["seconds"] for record in records)),
     }
 
@@ -243,10 +495,33 @@ def _record(plan: Plan, row: int, problem: Problem) -> dict[str, Any]:
                 "correct": _graded(sample, problem)["numeric"],
                 "value": _finite(value),
                 "scores": list(sample.scores),
-                "logprob": sample.logprob,
+                "logprob": _finite(sample.logprob),
+                "finish": sample.finish,
+                "tokens": sum(len(step.tokens) for step in sample.steps),
             }
             for sample, value in _complete(plan, row)
         ],
+        **({"tree": _nodes(plan.trace, row)} if isinstance(plan.trace, Tree) else {}),
+    }
+
+
+def _nodes(tree: Tree, row: int) -> dict[str, list[Any]]:
+    """One problem's search tree, a column per quantity and an entry per node; the root, which has
+    no parent (-1), is first. `scores` are those of the node's own steps."""
+    size = int(tree.size[row])
+    thoughts = tree.states[row * tree.parent.shape[1] :][:size]
+    parents = tree.parent[row, :size].tolist()
+    above = [thoughts[parent] if parent >= 0 else thought for thought, parent in
+             zip(thoughts, parents, strict=True)]  # fmt: skip
+    return {
+        "parent": parents,
+        "text": [t.text[len(a.text) :] for t, a in zip(thoughts, above, strict=True)],
+        "scores": [list(t.scores[len(a.scores) :]) for t, a in zip(thoughts, above, strict=True)],
+        "finish": [thought.finish for thought in thoughts],
+        **{
+            name: [_finite(value) for value in getattr(tree, name)[row, :size].tolist()]
+            for name in ("visits", "value", "raw_value", "prior", "reward")
+        },
     }
 
 
@@ -261,18 +536,8 @@ def _graded(thought: Thought, problem: Problem) -> dict[str, Any]:
     }
 
 
-def _failure(problem: Problem, reason: str) -> dict[str, Any]:
-    """The record of a problem that could not be put to the model: no answer, and why."""
-    costs = dict.fromkeys(("tokens", "prefilled", "scored", "steps"), 0)
-    return {
-        "question": problem.question, "reference": problem.answer, "text": "", "answer": None,
-        **dict.fromkeys(GRADERS, False), "value": None, **costs, "samples": [], "seconds": 0.0,
-        "failed": reason,
-    }  # fmt: skip
-
-
 def _finite(value: float) -> float | None:
-    """A value for a record; None for the -inf of a solution that was cut."""
+    """A value for a record; None for the -inf of a solution that was cut, or what is not known."""
     return value if math.isfinite(value) else None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -26,6 +26,7 @@ class Step(NamedTuple):
 
     tokens: tuple[int, ...]
     text: str
+    logprob: float = math.nan  # of its tokens, at temperature 1
 
 
 class Continuation(NamedTuple):
@@ -44,7 +45,7 @@ class Thought(NamedTuple):
     steps: tuple[Step, ...] = ()
     scores: tuple[float, ...] = ()  # of each step, where there is a scorer
     logprob: float = 0.0
-    finish: Literal["open", "answered", "cut"] = "open"
+    finish: Literal["open", "answered", "cut", "failed"] = "open"
 
     @property
     def text(self) -> str:
@@ -57,15 +58,38 @@ class Thought(NamedTuple):
         return self.prompt + tuple(token for step in self.steps for token in step.tokens)
 
 
+Aggregate = Literal["product", "min", "mean", "last"]
+Kind = Literal["step", "potential", "terminal"]
+"""What a scorer's numbers are: of each `step`, to be put together by an aggregate; a `potential`,
+how good the whole solution so far is, which the next step's replaces; or one number at the end, of
+the finished solution (`terminal`)."""
+
+
 class Scorer(Protocol):
     """Judges steps in the light of the question and the steps before them."""
+
+    @property
+    def kind(self) -> Kind:
+        """What its numbers are."""
+        ...
+
+    @property
+    def aggregate(self) -> Aggregate:
+        """How they make a solution's score unless one says otherwise."""
+        ...
 
     def score(
         self, thoughts: Sequence[Thought], added: Sequence[int]
     ) -> tuple[list[tuple[float, ...] | None], list[int]]:
-        """Scores in [0, 1] of the last `added[i]` steps of each thought, None where it is too long
-        to be read, and the tokens read for it."""
+        """Scores in [0, 1] of the last `added[i]` steps of each thought (of a terminal scorer: one,
+        where it is finished), None where it cannot be read (it is too long, or holds a token that
+        the scorer's format keeps for itself), NaN where the scorer failed, and the tokens read for
+        it."""
         ...
+
+
+Failures = dict[tuple[int, ...], str]
+"""Prompts of questions for which an engine failed, and the reason of the first failure."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +101,7 @@ class LanguagePolicy:
     max_tokens: of one continuation; what reaches it is cut and never counts as an answer.
     merge: equal candidates become one whose prior is their count (for search; never for voting).
     closing: text whose line ends the solution.
+    failures: where failed requests are noted. What such a request gives is a candidate that fails.
     """
 
     engine: Engine
@@ -85,6 +110,7 @@ class LanguagePolicy:
     max_tokens: int = 256
     merge: bool = False
     closing: str = "####"
+    failures: Failures = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.unit not in ("solution", "step"):
@@ -108,6 +134,9 @@ class LanguagePolicy:
         going = [request for request, stays in zip(requests, full, strict=True) if not stays]
         made = iter(self.engine.generate(going) if going else [])
         completions = [Completion((), "length", (), 0) if stays else next(made) for stays in full]
+        for i, completion in enumerate(completions):
+            if completion.finish == "failed":
+                self.failures.setdefault(state[i // num].prompt, completion.reason)
         options = [self._continuation(completion) for completion in completions]
         groups = [options[i : i + num] for i in range(0, len(options), num)]
         proposal = _merged(groups) if self.merge else _listed(groups)
@@ -121,13 +150,19 @@ class LanguagePolicy:
         for token in completion.tokens:
             line.append(token)
             if "\n" in self.engine.decode([token]):
-                steps.append(Step(tuple(line), self.engine.decode(line)))
+                steps.append(self._step(line, steps, completion))
                 line = []
                 if self.closing in steps[-1].text:
                     return self._of(steps, "eos", completion)
         if line:
-            steps.append(Step(tuple(line), self.engine.decode(line)))
+            steps.append(self._step(line, steps, completion))
         return self._of(steps, completion.finish, completion)
+
+    def _step(self, line: list[int], before: list[Step], completion: Completion) -> Step:
+        """The tokens of a line of a completion, which comes after the steps before it."""
+        start = sum(len(step.tokens) for step in before)
+        logprob = sum(completion.logprobs[start : start + len(line)])
+        return Step(tuple(line), self.engine.decode(line), logprob)
 
     def _of(self, steps: list[Step], finish: Finish, completion: Completion) -> Continuation:
         """A continuation of the first `steps` of a completion."""
@@ -150,16 +185,19 @@ def _listed(groups: list[list[Continuation]]) -> Proposal:
 
 
 def _merged(groups: list[list[Continuation]]) -> Proposal:
-    """One candidate per distinct text, the most frequent first, with its count as prior."""
+    """One candidate per distinct text, the most frequent first, with its count as prior.
+
+    A failed one has no text: it is equal to other failed ones only.
+    """
     distinct: list[list[tuple[Continuation, int]]] = []
     for group in groups:
-        first: dict[str, Continuation] = {}
-        counts: Counter[str] = Counter()
+        first: dict[tuple[bool, str], Continuation] = {}
+        counts: Counter[tuple[bool, str]] = Counter()
         for option in group:
-            text = "".join(step.text for step in option.steps)
-            first.setdefault(text, option)
-            counts[text] += 1
-        distinct.append([(first[text], number) for text, number in counts.most_common()])
+            key = option.finish == "failed", "".join(step.text for step in option.steps)
+            first.setdefault(key, option)
+            counts[key] += 1
+        distinct.append([(first[key], number) for key, number in counts.most_common()])
     width = max(map(len, distinct))
     log_prior = torch.full((len(groups), width), -torch.inf)
     actions = []
@@ -170,8 +208,7 @@ def _merged(groups: list[list[Continuation]]) -> Proposal:
     return Proposal(actions, log_prior)
 
 
-Aggregate = Literal["product", "min", "mean", "last"]
-_AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
+AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
     "product": math.prod,
     "min": min,
     "mean": lambda scores: sum(scores) / len(scores),
@@ -183,11 +220,13 @@ _AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
 class TextWorld:
     """Dynamics and value of text: append the steps, score the new ones, end at the answer.
 
-    A finished solution earns its score as the reward of its last step, which ends the episode; a
-    cut one earns -inf: it has no score, and is never chosen while there is anything else. The value
+    A finished solution earns its score as the reward of its last step, which ends the episode; one
+    that is cut, or fails with its engine, earns -inf: it has no score, and is never chosen while
+    there is anything else. The value
     of an unfinished one is its score so far, a potential that stands for the score it will end
-    with. The score is the `aggregate` of the step scores of `scorer`; without a scorer it is the
-    geometric mean of the probabilities of the solution's tokens.
+    with. The score is the `aggregate` of the step scores of `scorer`, by default the scorer's own;
+    of an unfinished solution a terminal scorer says nothing, which counts 1/2. Without a scorer it
+    is the geometric mean of the probabilities of the solution's tokens.
 
     With `calculator` a solution with an equation that does not hold is worth 0. Judged are GSM8K's
     annotations, ``<<3*4=13>>``, which its authors made for a calculator (Cobbe et al. 2021): a
@@ -196,15 +235,16 @@ class TextWorld:
     """
 
     scorer: Scorer | None = None
-    aggregate: Aggregate = "product"
+    aggregate: Aggregate | None = None
     calculator: bool = False
     max_steps: int = 24
     closing: str = "####"
+    failures: Failures = field(default_factory=dict, repr=False, compare=False)  # of the scorer
 
     def __post_init__(self) -> None:
-        if self.aggregate not in _AGGREGATES:
+        if self.aggregate is not None and self.aggregate not in AGGREGATES:
             raise ValueError(
-                f"aggregate must be one of {', '.join(_AGGREGATES)}, not {self.aggregate!r}"
+                f"aggregate must be one of {', '.join(AGGREGATES)}, not {self.aggregate!r}"
             )
 
     def step(self, state: list[Thought], action: list[Continuation], *, rng: Rng) -> Transition:
@@ -213,14 +253,11 @@ class TextWorld:
         scored = torch.zeros(len(state), dtype=torch.int64)
         if self.scorer is not None:
             added = [
-                0 if thought.finish == "cut" else len(a.steps)
+                0 if thought.finish in ("cut", "failed") else len(a.steps)
                 for thought, a in zip(thoughts, action, strict=True)
             ]
             scores, read = self.scorer.score(thoughts, added)
-            thoughts = [
-                t._replace(finish="cut") if s is None else t._replace(scores=t.scores + s)
-                for t, s in zip(thoughts, scores, strict=True)
-            ]
+            thoughts = [self._scored(t, s) for t, s in zip(thoughts, scores, strict=True)]
             scored = torch.tensor(read)
         reward = [self._reward(thought) for thought in thoughts]
         going = [float(t.finish == "open") for t in thoughts]
@@ -240,21 +277,36 @@ class TextWorld:
         if self.calculator and any(miscalculated(step.text) for step in thought.steps):
             return 0.0
         if self.scorer is not None:
-            return _AGGREGATES[self.aggregate](thought.scores) if thought.scores else 0.0
+            if not thought.scores:
+                waits = self.scorer.kind == "terminal" and thought.finish == "open"
+                return 0.5 if waits else 0.0
+            return AGGREGATES[self.aggregate or self.scorer.aggregate](thought.scores)
+        if math.isnan(thought.logprob):
+            return 0.5  # an engine that tells no probabilities: all solutions count alike
         return math.exp(thought.logprob / sum(len(step.tokens) for step in thought.steps))
 
+    def _scored(self, thought: Thought, scores: tuple[float, ...] | None) -> Thought:
+        if scores is None:
+            return thought._replace(finish="cut")
+        if any(map(math.isnan, scores)):
+            self.failures.setdefault(thought.prompt, "the scorer failed")
+            return thought._replace(finish="failed")
+        return thought._replace(scores=thought.scores + scores)
+
     def _reward(self, thought: Thought) -> float:
-        if thought.finish == "cut":
+        if thought.finish in ("cut", "failed"):
             return -math.inf
         return self.score(thought) if thought.finish == "answered" else 0.0
 
     def _append(self, thought: Thought, action: Continuation) -> Thought:
         steps = thought.steps + action.steps
-        finish: Literal["open", "answered", "cut"] = "open"
+        finish: Literal["open", "answered", "cut", "failed"] = "open"
         if action.finish == "eos" or (action.steps and self.closing in action.steps[-1].text):
             finish = "answered"
         if action.finish == "length" or (finish == "open" and len(steps) >= self.max_steps):
             finish = "cut"
+        if action.finish == "failed":
+            finish = "failed"
         return thought._replace(
             steps=steps, logprob=thought.logprob + action.logprob, finish=finish
         )

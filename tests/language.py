@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from reasoning.engines import ScriptedEngine, TransformersEngine
 from reasoning.tasks import generate_problems
 from reasoning.training.tokenizer import PROMPT, train_tokenizer
-from reasoning.world import Thought
+from reasoning.world import Aggregate, Kind, Thought
 
 
 def save_tiny_model(
@@ -103,6 +103,9 @@ def total_of(question: str) -> str:
 
 class Checker:
     """A scorer that believes right sums (0.9) more than wrong ones (0.2), and remembers."""
+
+    kind: Kind = "step"
+    aggregate: Aggregate = "product"
 
     def __init__(self) -> None:
         self.asked: list[tuple[Thought, int]] = []

@@ -7,8 +7,13 @@ from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-Finish = Literal["stop", "eos", "length"]
-"""Why a completion ended: a stop string, the end-of-text token, or its limit of tokens."""
+Finish = Literal["stop", "eos", "length", "failed"]
+"""Why a completion ended: a stop string, the end-of-text token, its limit of tokens, or a failure
+of the engine that trying again did not mend."""
+
+
+class EngineError(OSError):
+    """The engine is gone, and every further request with it. One sentence says how."""
 
 
 class Request(NamedTuple):
@@ -28,11 +33,17 @@ class Completion(NamedTuple):
     finish: Finish
     logprobs: tuple[float, ...]  # of each token at temperature 1, and of end-of-text after them
     prefilled: int  # prompt tokens computed for it; 0 where another request had the same prompt
+    reason: str = ""  # of a failure, in one sentence
 
     @property
     def logprob(self) -> float:
         """Log-probability of all that was drawn."""
         return sum(self.logprobs)
+
+
+def failure(reason: str) -> Completion:
+    """The completion of a request that failed for good: no tokens, and why."""
+    return Completion((), "failed", (), 0, reason)
 
 
 class ScoreRequest(NamedTuple):
@@ -44,20 +55,66 @@ class ScoreRequest(NamedTuple):
     shared: int = 0  # so many leading tokens, before any position, other requests may share
 
 
-class Engine(Protocol):
+class Turn(NamedTuple):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+
+
+class Fill(NamedTuple):
+    """How full an engine's batches were: rows it computed, and rows it could have computed in the
+    same number of model steps. Counted since the engine was made; two counts subtract."""
+
+    computed: int
+    possible: int
+
+    @property
+    def ratio(self) -> float:
+        """Between 0 and 1; 0 where nothing was computed."""
+        return self.computed / self.possible if self.possible else 0.0
+
+    def since(self, before: Fill) -> Fill:
+        """What was counted after `before`."""
+        return Fill(self.computed - before.computed, self.possible - before.possible)
+
+
+class Encoder(Protocol):
+    """What makes token ids of text; `chat` is whether the model is to be talked to in its chat
+    template."""
+
+    chat: bool
+
+    def encode(self, text: str, *, start: bool = False) -> tuple[int, ...]:
+        """Token ids of a piece of text; at the `start` of a sequence with the special tokens that
+        the model expects there, else without any."""
+        ...
+
+    def encode_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
+        """Token ids of a whole conversation in the model's chat template, up to where the
+        assistant's next words begin; where the last turn is the assistant's it goes on from there.
+
+        Raises ValueError where the model has no chat template.
+        """
+        ...
+
+
+class Engine(Encoder, Protocol):
     """A language model that generates and scores in batches.
+
+    Several threads may call `generate` and `score` at once; the engine computes their requests
+    together as far as it can, and no request changes the result of another.
 
     `context` is how many tokens prompt and completion may have together.
     """
 
     context: int
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Token ids of a piece of text, no special tokens added."""
-        ...
-
     def encode_prompt(self, question: str) -> tuple[int, ...]:
-        """Token ids of the whole prompt for a question, in the form the model expects."""
+        """Token ids of the whole zero-shot prompt for a question, in the form the model expects.
+
+        `reasoning.prompts.Prompt` has others.
+        """
         ...
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -67,13 +124,28 @@ class Engine(Protocol):
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion per request, in order.
 
-        Raises ValueError where a request leaves no room within the model's context.
+        A request that fails alone, after the engine has tried what there is to try, has the finish
+        `failed`; the others are not touched.
+
+        Raises ValueError where a request leaves no room within the model's context, and
+        EngineError where the engine is gone.
         """
         ...
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
-        """Per request, log-probabilities [positions, options] among its options alone.
+        """Per request, log-probabilities [positions, options] among its options alone; all NaN
+        where the request failed alone.
 
-        Raises ValueError where a text does not fit in the model's context.
+        Raises ValueError where a text does not fit in the model's context, and EngineError where
+        the engine is gone.
         """
+        ...
+
+    @property
+    def fill(self) -> Fill:
+        """How full the batches were so far."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds (processes, memory, connections); it takes no more calls."""
         ...

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from reasoning.engines.base import Completion, Finish, Request, ScoreRequest
+from reasoning.engines.base import Completion, Fill, Finish, Request, ScoreRequest, Turn
 
 Script = Callable[[str], Sequence[tuple[str, float]]]
 """From the text so far to its possible continuations and their weights."""
@@ -24,15 +25,22 @@ class ScriptedEngine:
 
     END = "\0"
     context = 2**31
+    chat = False
 
     def __init__(self, script: Script, options: Callable[[str, str], float] | None = None) -> None:
         self.script = script
         self.options = options or (lambda text, option: 1.0)
         self.calls = 0
+        self.rows = 0
+        self._lock = threading.Lock()
 
-    def encode(self, text: str) -> tuple[int, ...]:
+    def encode(self, text: str, *, start: bool = False) -> tuple[int, ...]:
         """See `Engine`."""
         return tuple(map(ord, text))
+
+    def encode_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
+        """See `Engine`."""
+        raise ValueError("a script has no chat template")
 
     def encode_prompt(self, question: str) -> tuple[int, ...]:
         """See `Engine`."""
@@ -44,7 +52,7 @@ class ScriptedEngine:
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """See `Engine`. Temperature 0 takes the heaviest continuation, the first of equals."""
-        self.calls += 1
+        self._count(len(requests))
         seen: set[tuple[int, ...]] = set()
         completions = []
         for request in requests:
@@ -85,7 +93,7 @@ class ScriptedEngine:
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
         """See `Engine`."""
-        self.calls += 1
+        self._count(len(requests))
         return [
             torch.tensor(
                 [
@@ -100,3 +108,16 @@ class ScriptedEngine:
             .log_softmax(-1)
             for request in requests
         ]
+
+    @property
+    def fill(self) -> Fill:
+        """See `Engine`. A script has room for any batch."""
+        return Fill(self.rows, self.rows)
+
+    def close(self) -> None:
+        """See `Engine`."""
+
+    def _count(self, rows: int) -> None:
+        with self._lock:
+            self.calls += 1
+            self.rows += rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,17 +10,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from reasoning.engines.base import Completion, Finish, Request, ScoreRequest
+from reasoning.engines.base import Completion, Fill, Finish, Request, ScoreRequest
+from reasoning.engines.vocabulary import INSTRUCTION, Vocabulary, unavailable
 
-PLAIN_PROMPT = "Question: {question}\nAnswer:\n"
+END, CLOSE = 2, 1  # what a token may end, see `TransformersEngine.marks`
 
 
-class TransformersEngine:
+class TransformersEngine(Vocabulary):
     """Batched sampling and scoring with a `transformers` model.
 
     model: a local folder or a hub name.
-    chat: put questions in the tokenizer's chat template; by default where it has one. Otherwise
-        the plain prompt of PLAIN_PROMPT is used.
+    chat: put questions in the tokenizer's chat template; by default where it has one.
     instruction: for the chat template, said before the question.
     max_batch: rows computed at once.
     device, dtype: by default CUDA where there is one; float32 on CPU, the checkpoint's own on CUDA.
@@ -27,6 +28,8 @@ class TransformersEngine:
     Sampling draws one uniform number per token from the request's own seed and inverts the
     cumulative distribution, so a completion depends on its batch only through rounding. Requests
     with equal prompts share one prefill and its KV cache.
+
+    One thread at a time; `Shared` makes it an engine for many.
     """
 
     def __init__(
@@ -34,45 +37,32 @@ class TransformersEngine:
         model: str | Path,
         *,
         chat: bool | None = None,
-        instruction: str = "Solve the problem step by step, one step per line. End with a line "
-        "'#### <number>'.",
+        instruction: str = INSTRUCTION,
         max_batch: int = 256,
         device: str | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     ) -> None:
         from reasoning.engines.cache import make_cache
 
+        super().__init__(model, chat=chat, instruction=instruction)
         self.make_cache = make_cache
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or ("float32" if self.device.type == "cpu" else None)
-        self.name = str(model)
-        self.model, self.tokenizer = _load(self.name, dtype, self.device)
-        if chat and not self.tokenizer.chat_template:
-            raise ValueError(f"{self.name} has no chat template: set chat=false")
-        self.chat = bool(self.tokenizer.chat_template) if chat is None else chat
-        self.instruction = instruction
+        self.model = self._load(dtype)
         self.max_batch = max_batch
         self.context = int(getattr(self.model.config, "max_position_embeddings", 2**31))
         ends = self.model.generation_config.eos_token_id
         ends = self.tokenizer.eos_token_id if ends is None else ends
         self.ends = frozenset([ends] if isinstance(ends, int) else ends or [])
-        self._closing: dict[str, Tensor] = {}
+        self.fill = Fill(0, 0)
+        self._marks: dict[tuple[str, ...], Tensor] = {}
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """See `Engine`."""
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def close(self) -> None:
+        """See `Engine`. The weights go with the last reference to the engine."""
 
-    def encode_prompt(self, question: str) -> tuple[int, ...]:
-        """See `Engine`."""
-        if not self.chat:
-            return tuple(self.tokenizer(PLAIN_PROMPT.format(question=question))["input_ids"])
-        turns = [{"role": "user", "content": f"{self.instruction}\n\n{question}"}]
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return self.encode(text)
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """See `Engine`."""
-        return self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+    def _load(self, dtype: str | None) -> Any:
+        """The model, as it is called from here on."""
+        return _load(self.name, dtype, self.device)
 
     # Generating
 
@@ -109,8 +99,9 @@ class TransformersEngine:
         rows = _Rows(self, requests)
         cache, mask, logits = self._prefill(prompts, [request.tokens for request in requests])
         while True:
+            self._count(rows.growing)
             last = rows.advance(logits)
-            if not rows.active:
+            if not rows.growing:
                 break
             keep = rows.compact()
             if keep is not None:
@@ -131,6 +122,10 @@ class TransformersEngine:
             for i, (request, completion) in enumerate(zip(requests, rows.results(), strict=True))
         ]
 
+    def _count(self, rows: int) -> None:
+        """Note that one model step computed so many rows."""
+        self.fill = Fill(self.fill.computed + rows, self.fill.possible + self.max_batch)
+
     def _pad(self, texts: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
         """Texts padded on the left to one width: token ids and mask, int64 [n, L]."""
         width = max(map(len, texts))
@@ -141,19 +136,24 @@ class TransformersEngine:
             mask[i, width - len(text) :] = 1
         return tokens.to(self.device), mask.to(self.device)
 
-    def may_close(self, ending: str) -> Tensor:
-        """Which tokens [V] bool may complete a stop string that ends in the character `ending`.
+    def marks(self, stop: tuple[str, ...]) -> Tensor:
+        """What a token may end, uint8 [V]: END for end-of-text, CLOSE for one of `stop`, else 0.
 
-        Those that hold it, and those that end within a character and show as U+FFFD.
+        A token may close a stop string where it holds the string's last character, or ends within
+        a character and shows as U+FFFD.
         """
-        if ending not in self._closing:
-            size = self.model.get_output_embeddings().weight.shape[0]
-            pieces = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
-            table = torch.zeros(size, dtype=torch.bool)
-            closes = [ending in piece or "\ufffd" in piece for piece in pieces[:size]]
-            table[: len(closes)] = torch.tensor(closes)
-            self._closing[ending] = table
-        return self._closing[ending]
+        if stop not in self._marks:
+            endings = {text[-1] for text in stop} | ({"\ufffd"} if stop else set())
+            table = torch.zeros(self.model.get_output_embeddings().weight.shape[0])
+            closing = [
+                CLOSE * any(ending in piece for ending in endings)
+                for piece in self.pieces[: len(table)]
+            ]
+            table[: len(closing)] = torch.tensor(closing, dtype=table.dtype)
+            for end in self.ends:
+                table[end] = END
+            self._marks[stop] = table.to(torch.uint8).to(self.device)
+        return self._marks[stop]
 
     # Scoring
 
@@ -194,6 +194,7 @@ class TransformersEngine:
             past_key_values=cache,
             logits_to_keep=torch.tensor(read, device=self.device),
         )
+        self._count(len(requests))
         where = {place: i for i, place in enumerate(read)}
         return [
             out.logits[row, [where[place] for place in placed]][:, list(request.options)]
@@ -221,98 +222,103 @@ class TransformersEngine:
 
 
 class _Rows:
-    """The requests of one batch while they grow."""
+    """The requests of one batch while they grow.
+
+    Everything that happens at every token happens on the device, for all rows at once; the host
+    reads, once per step, which rows may have ended.
+    """
 
     def __init__(self, engine: TransformersEngine, requests: list[Request]) -> None:
         self.engine, self.requests = engine, requests
-        longest = max(request.max_tokens for request in requests)
+        limits = [request.max_tokens for request in requests]
+        longest, device = max(limits), engine.device
         self.draws = torch.stack(
             [torch.rand(longest, generator=torch.Generator().manual_seed(r.seed)) for r in requests]
-        ).to(engine.device)
+        ).to(device)
         temperatures = torch.tensor([request.temperature for request in requests])
-        self.temperature = temperatures.to(engine.device).unsqueeze(1)
-        self.tokens: list[list[int]] = [[] for _ in requests]
-        self.logprobs: list[list[float]] = [[] for _ in requests]
-        self.finish: list[Finish | None] = [None] * len(requests)
-        self.rows = list(range(len(requests)))  # which request each row of the batch is
+        self.temperature = temperatures.to(device).unsqueeze(1)
+        stops = list(dict.fromkeys(request.stop for request in requests))
+        self.marks = torch.stack([engine.marks(stop) for stop in stops])
+        self.stop = torch.tensor([stops.index(r.stop) for r in requests], device=device)
+        self.tokens = torch.zeros((len(requests), longest), dtype=torch.int64, device=device)
+        self.logprobs = torch.zeros((len(requests), longest), device=device)
+        self.full: dict[int, list[int]] = defaultdict(list)  # by the length that fills them
+        for i, limit in enumerate(limits):
+            self.full[limit].append(i)
+        self.finish: dict[int, tuple[Finish, int]] = {}  # why, and after how many draws
+        self.index = torch.arange(len(requests), device=device)  # which request each row is
         self.length = 0
-        endings = {stop[-1] for request in requests for stop in request.stop}
-        self.closing = {ending: engine.may_close(ending) for ending in endings}
 
     @property
-    def active(self) -> bool:
-        """Whether any request is still growing."""
-        return any(self.finish[i] is None for i in self.rows)
+    def growing(self) -> int:
+        """How many requests are not finished."""
+        return len(self.requests) - len(self.finish)
 
     def advance(self, logits: Tensor) -> Tensor:
         """Sample the next token [n] of every row from `logits` [n, V] and note who is done."""
-        index = torch.tensor(self.rows, device=logits.device)
-        chosen, logprob = self._sample(logits.float(), index)
+        chosen, logprob = self._sample(logits.float())
+        self.tokens[self.index, self.length] = chosen
+        self.logprobs[self.index, self.length] = logprob
         self.length += 1
-        for i, token, logp in zip(self.rows, chosen.tolist(), logprob.tolist(), strict=True):
-            if self.finish[i] is None:
-                self._append(i, token, logp)
+        marks = self.marks[self.stop[self.index], chosen]
+        ended = torch.stack([self.index, marks])[:, marks > 0].tolist()  # the host waits here
+        for i, mark in zip(*ended, strict=True):
+            if i not in self.finish and mark == END:
+                self.finish[i] = "eos", self.length
+            elif i not in self.finish and self._closed(i):
+                self.finish[i] = "stop", self.length
+        for i in self.full[self.length]:
+            self.finish.setdefault(i, ("length", self.length))
         return chosen
 
-    def _sample(self, logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    def _sample(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         logprob = logits.log_softmax(-1)
-        temperature = self.temperature[index]
+        temperature = self.temperature[self.index]
         heated = torch.softmax(logits / temperature.clamp(min=1e-6), -1).cumsum(-1)
-        draw = self.draws[index, self.length].unsqueeze(1) * heated[:, -1:]
+        draw = self.draws[self.index, self.length].unsqueeze(1) * heated[:, -1:]
         drawn = torch.searchsorted(heated, draw, right=True).clamp(max=logits.shape[1] - 1)
         best = logits.argmax(-1, keepdim=True)
         chosen = torch.where(temperature > 0, drawn, best)
         return chosen.squeeze(1), logprob.gather(1, chosen).squeeze(1)
 
-    def _append(self, i: int, token: int, logprob: float) -> None:
-        request, tokens = self.requests[i], self.tokens[i]
-        self.logprobs[i].append(logprob)
-        if token in self.engine.ends:
-            self.finish[i] = "eos"
-            return
-        tokens.append(token)
-        if any(self.closing[stop[-1]][token] for stop in request.stop):
-            reach = max(len(stop.encode()) for stop in request.stop)  # a token has a byte or more
-            tail = self.engine.decode(tokens[-reach - 1 :])
-            if any(stop in tail for stop in request.stop):
-                self.finish[i] = "stop"
-                return
-        if len(tokens) == request.max_tokens:
-            self.finish[i] = "length"
+    def _closed(self, i: int) -> bool:
+        """Whether the newest token of request i completes one of its stop strings."""
+        stop = self.requests[i].stop
+        reach = max(len(text.encode()) for text in stop)  # a token has a byte or more
+        first = max(0, self.length - reach - 1)
+        tail = self.engine.decode(self.tokens[i, first : self.length].tolist())
+        return any(text in tail for text in stop)
 
     def compact(self) -> Tensor | None:
         """Drop the finished rows when they are at least a quarter; which rows [n] stay, or None."""
-        keep = [row for row, i in enumerate(self.rows) if self.finish[i] is None]
-        if len(keep) > 0.75 * len(self.rows):
+        if self.growing > 0.75 * len(self.index):
             return None
-        self.rows = [self.rows[row] for row in keep]
-        return torch.tensor(keep, device=self.engine.device)
+        stay = [row for row, i in enumerate(self.index.tolist()) if i not in self.finish]
+        keep = torch.tensor(stay, device=self.engine.device)
+        self.index = self.index[keep]
+        return keep
 
     def results(self) -> list[Completion]:
         """The completions in the order of the requests."""
+        done = [self.finish[i] for i in range(len(self.requests))]
         return [
-            Completion(tuple(tokens), finish or "length", tuple(logprobs), 0)
-            for tokens, finish, logprobs in zip(
-                self.tokens, self.finish, self.logprobs, strict=True
+            Completion(
+                tuple(tokens[: drawn - (finish == "eos")]), finish, tuple(logprobs[:drawn]), 0
+            )
+            for (finish, drawn), tokens, logprobs in zip(
+                done, self.tokens.tolist(), self.logprobs.tolist(), strict=True
             )
         ]
 
 
-def _load(name: str, dtype: str | None, device: torch.device) -> tuple[Any, Any]:
-    """The model and its tokenizer; FileNotFoundError, in one sentence, where they cannot be had."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _load(name: str, dtype: str | None, device: torch.device) -> Any:
+    """The model; FileNotFoundError, in one sentence, where it cannot be had."""
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    if Path(name).exists() and not (Path(name) / "config.json").is_file():
-        raise FileNotFoundError(f"{name} is no model folder: it has no config.json")
     logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype or "auto")
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(
-            f"cannot load a causal language model from {name!r} (a local folder or a hub name): "
-            f"{reason}"
-        ) from error
-    return model.eval().to(device), tokenizer
+        raise unavailable(name, error) from error
+    return model.eval().to(device)

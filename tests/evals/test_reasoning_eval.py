@@ -171,7 +171,8 @@ def test_gsm8k_files_in_the_original_format(options, tmp_path):
 def plan_records(strategy, problems, **options):
     asking = Reasoner(engine=scripted(), strategy=strategy, scorer=Checker())
     plan = asking.plan([problem.question for problem in problems], **options)
-    return [_record(plan, row, problem) | {"seconds": 0} for row, problem in enumerate(problems)]
+    measured = {"seconds": 0, "fill": 1}
+    return [_record(plan, row, problem) | measured for row, problem in enumerate(problems)]
 
 
 SUMS = [Problem(q, q, total_of(q)) for q in ("3+4+5", "10+20", "1+2+3+4", "7+7+7")]
@@ -206,5 +207,5 @@ def test_a_cut_solution_is_no_answer_and_wrong_by_every_grader():
     assert record["text"].startswith("3+4=") and record["answer"] is None
     assert not (record["strict"] or record["flexible"] or record["numeric"])
     assert [(s["answer"], s["correct"]) for s in record["samples"]] == [(None, False)] * 2
-    assert summarize([record | {"seconds": 1}])["unparsed"] == 1
+    assert summarize([record | {"seconds": 1, "fill": 1}])["unparsed"] == 1
     assert record["value"] is None

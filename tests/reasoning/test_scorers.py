@@ -10,7 +10,7 @@ from reasoning.arithmetic import miscalculated
 from reasoning.engines import ScriptedEngine
 from reasoning.scorers import StepScorer
 from reasoning.tasks import generate_problems
-from reasoning.world import Continuation, Step, TextWorld, Thought
+from reasoning.world import Aggregate, Continuation, Kind, Step, TextWorld, Thought
 from tests.language import Checker
 
 
@@ -54,6 +54,9 @@ def test_no_reference_solution_is_miscalculated():
 
 class Halves:
     """Scores every step 1/2, and says it read two tokens a step."""
+
+    kind: Kind = "step"
+    aggregate: Aggregate = "product"
 
     def score(self, thoughts, added):
         return [(0.5,) * n for n in added], [2 * n for n in added]

@@ -303,7 +303,7 @@ def thought_of(*texts: str) -> Thought:
 
 def test_the_scorer_reads_what_it_was_trained_on(engine):
     scorer = StepScorer(engine)
-    request = scorer._request(thought_of(*SOLUTION), 2)
+    request = scorer.request(thought_of(*SOLUTION), 2)
     lines = [text.strip("\n") for text in SOLUTION]
     tokenizer = engine.tokenizer
     body = tokenizer(tagged(lines), add_special_tokens=False)["input_ids"]
@@ -320,7 +320,7 @@ def test_a_score_is_the_models_belief_in_plus_over_minus(engine):
     scorer = StepScorer(engine)
     thought = thought_of(*SOLUTION)
     ((scores,), (read,)) = scorer.score([thought], [3])
-    request = scorer._request(thought, 3)
+    request = scorer.request(thought, 3)
     with torch.inference_mode():
         logits = engine.model(input_ids=torch.tensor([request.tokens])).logits[0]
     signs = [engine.tokenizer.convert_tokens_to_ids(sign) for sign in "+-"]

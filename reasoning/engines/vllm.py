@@ -1,0 +1,302 @@
+"""vLLM: continuous batching and a prefix cache, on GPU or CPU (Kwon et al. 2023)."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from reasoning.engines.base import (
+    Completion,
+    EngineError,
+    Fill,
+    Request,
+    ScoreRequest,
+    failure,
+)
+from reasoning.engines.vocabulary import INSTRUCTION, Vocabulary
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its news would drown a command's own
+
+MOST_STOP_TOKENS = 64
+
+
+class VLLMEngine(Vocabulary):
+    """Sampling and scoring with vLLM, whose model runs in a process beside this one.
+
+    model: a local folder or a hub name.
+    chat: put questions in the tokenizer's chat template; by default where it has one.
+    instruction: for the chat template, said before the question.
+    max_batch: sequences computed at once.
+    dtype: by default float32 on CPU, the checkpoint's own elsewhere.
+    arguments: any others of `vllm.EngineArgs`: tensor_parallel_size, gpu_memory_utilization, ...
+
+    One thread feeds the requests of all callers into one continuous batch, so that none waits for
+    the longest completion of another's. Prompts are cached by prefix: a step deeper in a search
+    tree computes only what is new. A request is decided by its own seed, but rounding depends on
+    the batch, and with it now and then a token, also at temperature 0.
+
+    Scores are read one position at a time, as what would come next after a prompt that ends there:
+    that reads the cache, which vLLM cannot do where it returns log-probabilities of the prompt.
+
+    `context` is one token less than vLLM's own, for the token that it draws after a scored text.
+
+    Raises ModuleNotFoundError where vLLM is not installed, and what `Vocabulary` raises.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        chat: bool | None = None,
+        instruction: str = INSTRUCTION,
+        max_batch: int = 256,
+        dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+        **arguments: Any,
+    ) -> None:
+        from vllm import EngineArgs, LLMEngine
+
+        super().__init__(model, chat=chat, instruction=instruction)
+        on_cpu = not torch.cuda.is_available()
+        settings = {
+            "dtype": dtype or ("float32" if on_cpu else "auto"),
+            "max_num_seqs": max_batch,
+            "enable_prefix_caching": True,
+            "enforce_eager": on_cpu,  # compiling takes longer than most runs on a CPU
+            # Seeded requests whose prompt comes in parts end vLLM 0.32 on a CPU.
+            **({"enable_chunked_prefill": False} if on_cpu else {}),
+            "disable_log_stats": True,
+            **arguments,
+        }
+        self.max_batch = int(settings["max_num_seqs"])
+        self._engine = LLMEngine.from_engine_args(EngineArgs(model=self.name, **settings))
+        self.context = int(self._engine.model_config.max_model_len) - 1
+        ends = self._engine.model_config.try_get_generation_config().get("eos_token_id") or []
+        ends = [ends] if isinstance(ends, int) else ends
+        self.ends = frozenset([*ends, self.tokenizer.eos_token_id])  # vLLM ends at all of these
+        self.fill = Fill(0, 0)
+        self._closing: dict[tuple[str, ...], tuple[list[str], list[int]]] = {(): ([], [])}
+        self.salt: str | None = None  # prompts are cached apart from those of another salt
+        self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._gone: EngineError | None = None
+        self._lock = threading.Lock()  # of `_gone`, against calls nobody would answer
+        self._names = map(str, itertools.count())
+        self._thread = threading.Thread(target=self._serve, name="vllm", daemon=True)
+        self._thread.start()
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """See `Engine`."""
+        for request in requests:
+            self._check(len(request.tokens), request.max_tokens)
+        outputs = self._ask([_Sequence(r.tokens, self._sampling(r)) for r in requests])
+        return [_completion(output, self.ends) for output in outputs]
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
+        """See `Engine`."""
+        for request in requests:
+            if len(request.tokens) > self.context:
+                raise ValueError(
+                    f"a text of {len(request.tokens)} tokens to score does not fit in the "
+                    f"{self.context} tokens of {self.name}"
+                )
+        outputs = iter(
+            self._ask(
+                [
+                    _Sequence(request.tokens[: place + 1], _reading(request.options))
+                    for request in requests
+                    for place in request.positions
+                ]
+            )
+        )
+        return [
+            torch.stack([_logprobs(next(outputs), request.options) for _ in request.positions])
+            for request in requests
+        ]
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self._inbox.put(None)
+        self._thread.join()
+
+    def _check(self, prompt: int, more: int) -> None:
+        if not prompt:
+            raise ValueError("a request needs at least one prompt token")
+        if more < 1 or prompt + more > self.context:
+            raise ValueError(
+                f"a prompt of {prompt} tokens and {max(more, 1)} to generate do not fit in the "
+                f"{self.context} tokens of {self.name}"
+            )
+
+    def _sampling(self, request: Request) -> Any:
+        """SamplingParams of a request."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        strings, tokens = self._stops(request.stop)
+        return SamplingParams(
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            seed=request.seed,
+            stop=strings,
+            stop_token_ids=tokens,
+            include_stop_str_in_output=True,
+            detokenize=bool(strings),
+            logprobs=0,  # of the drawn token alone; vLLM reads them before heating
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,
+        )
+
+    def _stops(self, stop: tuple[str, ...]) -> tuple[list[str], list[int]]:
+        """Strings and token ids to stop at.
+
+        A single ASCII character, the newline above all, is complete with the first token that
+        holds it. vLLM's core stops there by itself; at strings this process has to tell it, after
+        it has read every token as text, and a token too late. But the core looks every token up in
+        a list: where many tokens hold the character strings are cheaper.
+        """
+        if stop not in self._closing:
+            by_token = all(len(text) == 1 and text.isascii() for text in stop)
+            tokens = [
+                token for token, piece in enumerate(self.pieces) if any(t in piece for t in stop)
+            ]
+            short = by_token and len(tokens) <= MOST_STOP_TOKENS
+            self._closing[stop] = ([], tokens) if short else (list(stop), [])
+        return self._closing[stop]
+
+    def _ask(self, sequences: list[_Sequence]) -> list[Any]:
+        """What became of each sequence: vLLM's output, or the exception that refused it."""
+        if not sequences:
+            return []
+        call = _Call(sequences)
+        with self._lock:
+            if self._gone is not None:
+                raise self._gone
+            self._inbox.put(call)
+        call.done.wait()
+        if call.error is not None:
+            raise call.error
+        return call.outputs
+
+    # The loop: everything below runs in one thread, which alone touches vLLM.
+
+    def _serve(self) -> None:
+        running: dict[str, tuple[_Call, int]] = {}
+        reason = "it was closed"
+        try:
+            while self._admit(running):
+                together = min(len(running), self.max_batch)
+                self.fill = Fill(self.fill.computed + together, self.fill.possible + self.max_batch)
+                for output in self._engine.step():
+                    if output.finished:
+                        call, number = running.pop(output.request_id)
+                        call.put(number, output)
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+        self._leave(running, EngineError(f"the vLLM engine of {self.name} is gone: {reason}"))
+
+    def _admit(self, running: dict[str, tuple[_Call, int]]) -> bool:
+        """Hand all waiting calls to vLLM, after one has come if none is running; False to stop."""
+        from vllm.inputs import tokens_input
+
+        block = not running
+        while True:
+            try:
+                call = self._inbox.get(block=block)
+            except queue.Empty:
+                return True
+            if call is None:
+                return False
+            for number, sequence in enumerate(call.sequences):
+                name = next(self._names)
+                try:
+                    prompt = tokens_input(list(sequence.tokens), cache_salt=self.salt)
+                    self._engine.add_request(name, prompt, sequence.parameters)
+                except ValueError as error:  # refused: this one alone
+                    call.put(number, error)
+                else:
+                    running[name] = call, number
+            block = not running
+
+    def _leave(self, running: dict[str, tuple[_Call, int]], error: EngineError) -> None:
+        """Tell everyone who waits, and whoever will come, that there is no engine any more."""
+        with self._lock:
+            self._gone = error
+            calls = {call for call, _ in running.values()}
+            while not self._inbox.empty():
+                call = self._inbox.get()
+                calls |= {call} if call is not None else set()
+        for call in calls:
+            call.error = error
+            call.done.set()
+        self._engine.engine_core.shutdown()
+
+
+class _Sequence(NamedTuple):
+    """One prompt for vLLM, and its SamplingParams."""
+
+    tokens: tuple[int, ...]
+    parameters: Any
+
+
+class _Call:
+    """What one thread asked for, and what has come of it so far."""
+
+    def __init__(self, sequences: list[_Sequence]) -> None:
+        self.sequences = sequences
+        self.outputs: list[Any] = [None] * len(sequences)
+        self.left = len(sequences)
+        self.done = threading.Event()
+        self.error: EngineError | None = None
+
+    def put(self, number: int, output: Any) -> None:
+        self.outputs[number] = output
+        self.left -= 1
+        if not self.left:
+            self.done.set()
+
+
+def _reading(options: tuple[int, ...]) -> Any:
+    """One token is drawn, and the log-probabilities of the options are read as it is."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=1,
+        temperature=0.0,
+        detokenize=False,
+        logprob_token_ids=list(options),
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,
+    )
+
+
+def _completion(output: Any, ends: frozenset[int]) -> Completion:
+    if isinstance(output, Exception):
+        return failure(f"vLLM refused a request: {output}")
+    (drawn,) = output.outputs
+    if drawn.finish_reason not in ("stop", "length"):
+        return failure(f"vLLM ended a request for the reason {drawn.finish_reason!r}")
+    tokens = tuple(drawn.token_ids)
+    ended = drawn.finish_reason == "stop" and tokens[-1] in ends
+    return Completion(
+        tokens[:-1] if ended else tokens,
+        "eos" if ended else drawn.finish_reason,
+        tuple(drawn.logprobs.logprobs),
+        len(output.prompt_token_ids) - (output.num_cached_tokens or 0),
+    )
+
+
+def _logprobs(output: Any, options: tuple[int, ...]) -> Tensor:
+    """Log-probabilities [options]; NaN where the request was refused."""
+    if isinstance(output, Exception) or not output.outputs[0].logprobs:
+        return torch.full((len(options),), torch.nan)
+    (read,) = output.outputs[0].logprobs
+    return torch.tensor([read[option].logprob for option in options]).log_softmax(-1)

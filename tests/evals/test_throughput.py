@@ -1,0 +1,74 @@
+"""What `python -m evals.throughput` reports, by a clock that only the engine moves."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from evals import throughput as module
+from evals.throughput import throughput
+from reasoning.engines import ScriptedEngine
+from reasoning.strategies import best_of_n, greedy, tree_of_thoughts
+from reasoning.tasks import Problem
+from tests.language import adding
+
+QUESTIONS = ["3+4+5", "10+20+1", "1+2+3", "7+7+7", "1+1+1", "2+2+2"]
+
+
+class Ticking(ScriptedEngine):
+    """A call takes a second, and a hundredth more for each request."""
+
+    def __init__(self) -> None:
+        super().__init__(adding)
+        self.now = 0.0
+
+    def generate(self, requests):
+        self.now += 1 + len(requests) / 100
+        return super().generate(requests)
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def monotonic_ns(self) -> int:
+        return 0
+
+
+@pytest.fixture
+def measure(monkeypatch):
+    def measure(strategy, **options):
+        engine = Ticking()
+        monkeypatch.setattr(module, "load_engine", lambda *_: engine)
+        monkeypatch.setattr(module, "load_task", lambda *_, **__: [
+            Problem(q, q, "0") for q in QUESTIONS
+        ])  # fmt: skip
+        monkeypatch.setattr(module, "time", engine)
+        return throughput(strategy=strategy, rounds=2, say=lambda line: None, **options)
+
+    return measure
+
+
+@pytest.mark.parametrize(("strategy", "n"), [(greedy(), 1), (best_of_n(n=4), 4)])
+def test_a_strategy_of_one_call_is_the_bare_engine(measure, strategy, n):
+    result = measure(strategy, alone=3)
+    assert result["share_of_bare"] == pytest.approx(1)
+    together, singly = 1 + 6 * n / 100, 1 + n / 100
+    assert result["times_one_at_a_time"] == pytest.approx(6 * singly / together)
+    assert result["problems_per_hour"] == pytest.approx(3600 * 6 / together)
+    assert result["fill"] == 1
+
+
+def test_every_step_of_a_search_costs_a_call_that_the_bare_engine_does_not_make(measure, tmp_path):
+    strategy = tree_of_thoughts(width=1, expand=1, depth=9)
+    result = measure(strategy, alone=6, out=tmp_path / "result.json")
+    (first, second) = result["rounds"]
+    calls = 3  # of a question with two sums and an answer
+    assert first["together"] >= calls + calls * 6 / 100
+    assert 1 < first["bare"] < 1 + 9 * 6 / 100
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+    assert first["tokens"] != second["tokens"], "other draws"
+
+
+def test_senseless_numbers_are_told(measure):
+    with pytest.raises(ValueError, match="rounds must be at least 1, not 0"):
+        throughput(strategy=greedy(), rounds=0)
