@@ -1,0 +1,1 @@
+"""Accuracy against test-time compute; see `python -m evals.scaling --help`."""

@@ -1,0 +1,191 @@
+"""What a sweep runs: each cell a command of `evals.reasoning` in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from evals.records import SUMMARY, load_run, write_atomically
+from evals.scaling.curves import Parameters, Record
+
+SWEEP = "scaling.json"
+SAMPLED = ("best_of_n", "self_consistency", "weighted_vote", "soft_best_of_n")
+LIMITS = {"nodes": "steps", "tokens": "tokens"}  # what limits a tree search: name in `Budget`
+SLACK = 4  # a search that another limit stops may go on for so many times its nodes
+
+
+class Cell(NamedTuple):
+    """One run of one strategy at one size."""
+
+    strategy: str
+    by: str  # what limits it: samples, nodes or tokens
+    limit: int  # so many of them, per problem
+    size: int  # the same in whole solutions
+    options: tuple[str, ...]  # of `evals.reasoning`, beyond what all cells share
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        limited = f"-{self.by}" if self.by in LIMITS else ""
+        return f"{self.strategy}-{self.limit}{limited}"
+
+
+class Unit(NamedTuple):
+    """What one whole solution takes on average, so that sizes can be said in solutions."""
+
+    nodes: float  # steps
+    tokens: float  # decoded
+
+
+class Sweep(NamedTuple):
+    """What `scaling.json` says: all that the page needs beside the records."""
+
+    options: dict[str, Any]  # of the command
+    parameters: Parameters
+    cells: list[Cell]
+
+
+def check(strategies: Sequence[str], sizes: Sequence[int], by: Sequence[str]) -> None:
+    """Raise ValueError on an unknown strategy or limit, or on sizes that do not rise."""
+    known = ("greedy", *SAMPLED, *TREES)
+    for name in strategies:
+        if name not in known:
+            raise ValueError(f"no strategy {name!r}: choose among {', '.join(known)}")
+    if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < 1:
+        raise ValueError(f"budgets must be rising whole numbers from 1 on, not {list(sizes)}")
+    for name in by:
+        if name not in LIMITS:
+            raise ValueError(f"by takes {' and '.join(LIMITS)}, not {name!r}")
+
+
+def first_cells(strategies: Sequence[str], sizes: Sequence[int]) -> list[Cell]:
+    """Greedy, and the largest run of whole samples, from which all sizes below it are read off."""
+    n = sizes[-1]
+    samples = Cell("samples", "samples", n, n, ("strategy=best_of_n", f"strategy.n={n}"))
+    greedy = Cell("greedy", "samples", 1, 1, ("strategy=greedy",))
+    return [*([greedy] if "greedy" in strategies else []), samples]
+
+
+def tree_cells(
+    strategies: Sequence[str], sizes: Sequence[int], by: Sequence[str], unit: Unit
+) -> list[Cell]:
+    """Every tree search at every size, limited to what so many whole solutions take.
+
+    Small sizes come first, so that a sweep that is not finished yet shows whole curves.
+    """
+    cells = []
+    for size in sizes:
+        nodes = math.ceil(size * unit.nodes)
+        limits = {"nodes": nodes, "tokens": math.ceil(size * unit.tokens)}
+        for limit in by:
+            for strategy in (name for name in strategies if name in TREES):
+                options = TREES[strategy](size, nodes)
+                stop = f"budget.{LIMITS[limit]}={limits[limit]}"
+                cells.append(Cell(strategy, limit, limits[limit], size, (*options, stop)))
+    return cells
+
+
+def _beam(file: str) -> Callable[[int, int], tuple[str, ...]]:
+    """`size` partial solutions at every depth, four of each parent (Snell et al. 2024)."""
+
+    def options(size: int, nodes: int) -> tuple[str, ...]:
+        shape = f"strategy.width={max(1, size // 4)}", f"strategy.expand={min(4, size)}"
+        return (f"strategy={file}", *shape, "strategy.depth=24")
+
+    return options
+
+
+def _mcts(selection: str) -> Callable[[int, int], tuple[str, ...]]:
+    """As many simulations as the limit allows; Gumbel shares out a number known beforehand."""
+
+    def options(size: int, nodes: int) -> tuple[str, ...]:
+        simulations = nodes * (1 if selection == "gumbel" else SLACK)
+        return (
+            "strategy=mcts",
+            f"strategy.selection={selection}",
+            f"strategy.simulations={simulations}",
+        )
+
+    return options
+
+
+def _depth_first(size: int, nodes: int) -> tuple[str, ...]:
+    limits = f"strategy.max_nodes={SLACK * nodes}", "strategy.depth=24"
+    return ("strategy=tree_of_thoughts_dfs", *limits)
+
+
+def _particles(size: int, nodes: int) -> tuple[str, ...]:
+    return ("strategy=particle_filter", f"strategy.particles={size}")
+
+
+TREES: dict[str, Callable[[int, int], tuple[str, ...]]] = {
+    "tree_of_thoughts": _beam("tree_of_thoughts"),
+    "dvts": _beam("dvts"),
+    "tree_of_thoughts_dfs": _depth_first,
+    "particle_filter": _particles,
+    "mcts": _mcts("puct"),
+    "mcts_uct": _mcts("uct"),
+    "mcts_gumbel": _mcts("gumbel"),
+}
+"""Options of each tree search from its size in whole solutions and from the nodes these have."""
+
+
+def unit_of(records: Sequence[Record]) -> Unit:
+    """What a whole solution takes, measured on a run of whole samples.
+
+    A step is a line. Raises ValueError where nothing was answered.
+    """
+    samples = [sample for record in records for sample in record["samples"]]
+    if not samples:
+        raise ValueError("no problem was answered: there is nothing to measure a solution on")
+    lines = sum(len(sample["text"].strip().split("\n")) for sample in samples)
+    return Unit(lines / len(samples), sum(r["tokens"] for r in records) / len(samples))
+
+
+def option_text(name: str, value: Any) -> str:
+    """`name=value` as the command line takes it."""
+    return f"{name}={_text(value)}"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{k}:{_text(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_text, value)) + "]"
+    if isinstance(value, str | Path):
+        return "'" + str(value).replace("'", "\\'") + "'"
+    return str(value)
+
+
+def save_sweep(folder: Path, sweep: Sweep) -> None:
+    """Write `scaling.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = {
+        "options": sweep.options,
+        "parameters": sweep.parameters._asdict(),
+        "cells": [cell._asdict() for cell in sweep.cells],
+    }
+    write_atomically(folder / SWEEP, json.dumps(data, indent=2) + "\n")
+
+
+def load_sweep(folder: str | Path) -> Sweep:
+    """Read `scaling.json`. Raises FileNotFoundError where `folder` holds no sweep."""
+    path = Path(folder) / SWEEP
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no sweep: it has no {SWEEP}")
+    data = json.loads(path.read_text(encoding="utf-8"))
+    cells = [Cell(**{**cell, "options": tuple(cell["options"])}) for cell in data["cells"]]
+    return Sweep(data["options"], Parameters(**data["parameters"]), cells)
+
+
+def finished(folder: Path, cells: Sequence[Cell]) -> dict[str, list[Record]]:
+    """The records of the cells that are finished, by the cells' names."""
+    done = [cell for cell in cells if (folder / cell.name / SUMMARY).exists()]
+    return {cell.name: load_run(folder / cell.name)[1] for cell in done}

@@ -1,0 +1,162 @@
+"""Sweep strategies and budgets on one task and one model, and draw accuracy against compute.
+
+    python -m evals.scaling
+    python -m evals.scaling model=Qwen/Qwen2.5-1.5B-Instruct scorer=... task=gsm8k engine=vllm
+    python -m evals.scaling report=runs/scaling
+
+writes a folder per cell, report.html, curves.csv and tables.md. The same command finishes a sweep
+that was stopped; `report=` draws the page again from the records alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from configs.cli import call
+from evals import reasoning
+from evals.records import load_run
+from evals.runner import Crew, RunnerKind
+from evals.scaling.cells import (
+    Cell,
+    Sweep,
+    check,
+    first_cells,
+    option_text,
+    save_sweep,
+    tree_cells,
+    unit_of,
+)
+from evals.scaling.curves import Parameters
+from evals.scaling.page import write_page
+from reasoning.embedded import folder_of
+from reasoning.engines import EngineKind
+from reasoning.scorers import JUDGES
+from reasoning.world import Aggregate
+
+Say = Callable[[str], None]
+
+
+def scaling(
+    *,
+    task: str = "generated",
+    model: str = "embedded",
+    scorer: str | None = "embedded",
+    strategies: Sequence[str],
+    budgets: Sequence[int],
+    by: Sequence[Literal["nodes", "tokens"]] = ("nodes", "tokens"),
+    out: str | Path = "runs/scaling",
+    report: str | Path | None = None,
+    data: str | None = None,
+    split: Literal["train", "test"] = "test",
+    limit: int | None = None,
+    steps: list[int] | None = None,
+    calculator: bool = True,
+    aggregate: Aggregate | None = None,
+    temperature: float = 1.0,
+    max_tokens: int = 256,
+    shots: int = 0,
+    shots_data: str | None = None,
+    engine: EngineKind = "transformers",
+    engine_options: Mapping[str, Any] | None = None,
+    scorer_engine: EngineKind | None = None,
+    scorer_options: Mapping[str, Any] | None = None,
+    group: int = 50,
+    groups: int = 1,
+    seed: int = 0,
+    runner: RunnerKind = "local",
+    workers: int = 1,
+    cpus: float = 1,
+    gpus: float = 0,
+    address: str | None = None,
+    say: Say = print,
+) -> Path:
+    """Run what is missing of a sweep and write its page; returns the page's path.
+
+    Args:
+        task, model, scorer, data, split, limit, steps, calculator, aggregate, temperature,
+        max_tokens, shots, shots_data, engine, engine_options, scorer_engine, scorer_options, group,
+        groups, seed: of every cell, see `evals.reasoning`.
+        strategies: which to compare; those over whole samples are read off one run of the largest
+            budget.
+        budgets: sizes per problem, in whole solutions, rising.
+        by: what limits the tree searches: the nodes, and the decoded tokens, that so many whole
+            solutions have on average; with both each size is run twice.
+        out: folder of the sweep.
+        report: a sweep's folder; its page is written from the records, and nothing is run.
+        runner, workers, cpus, gpus, address: where the problems are answered, see `evals.runner`.
+        say: receives progress lines.
+
+    Raises:
+        ValueError: an unknown strategy or limit, sizes that do not rise, or a cell's folder holds a
+            run of other options.
+        FileNotFoundError: `report` holds no sweep, or a model cannot be had.
+    """
+    if report is not None:
+        return write_page(report, say)
+    shared = {
+        "task": task, "model": model, "scorer": scorer, "data": data, "split": split,
+        "limit": limit, "steps": steps, "calculator": calculator, "aggregate": aggregate,
+        "temperature": temperature, "max_tokens": max_tokens,
+        "shots": shots, "shots_data": shots_data,
+        "engine": engine, "engine_options": dict(engine_options or {}),
+        "scorer_engine": scorer_engine, "scorer_options": dict(scorer_options or {}),
+        "group": group, "groups": groups, "seed": seed,
+    }  # fmt: skip
+    check(strategies, budgets, by)
+    folder = Path(out)
+    first = first_cells(strategies, budgets)
+    chosen = {"strategies": list(strategies), "budgets": list(budgets), "by": list(by)}
+    sweep = Sweep({**shared, **chosen}, parameters_of(model, scorer), first)
+    with Crew(runner=reasoning.placed(runner, workers, cpus, gpus, address)) as crew:
+        for cell in first:
+            _run(folder, cell, shared, crew, say)
+        unit = unit_of(load_run(folder / first[-1].name)[1])
+        trees = tree_cells(strategies, budgets, by, unit)
+        sweep = sweep._replace(cells=[*first, *trees])
+        save_sweep(folder, sweep)
+        for cell in trees:
+            _run(folder, cell, shared, crew, say)
+    return write_page(folder, say)
+
+
+def _run(folder: Path, cell: Cell, shared: dict[str, Any], crew: Crew, say: Say) -> None:
+    """Answer what is missing of one cell."""
+    say(cell.name)
+    given = [option_text(name, value) for name, value in shared.items()]
+    given += [*cell.options, option_text("out", folder / cell.name)]
+    call(
+        "evals_reasoning",
+        reasoning.evaluate,
+        _last_of_each(given),
+        crew=crew,
+        say=lambda line: say(f"  {line}"),
+    )
+
+
+def _last_of_each(options: Sequence[str]) -> list[str]:
+    """Options of which a cell's own come last and win."""
+    return list({option.partition("=")[0]: option for option in options}.values())
+
+
+def parameters_of(model: str, scorer: str | None) -> Parameters:
+    """How many numbers the models have, by their configurations alone."""
+    judge = folder_of(model, "lm") if scorer in JUDGES else folder_of(str(scorer), "scorer")
+    return Parameters(
+        count_parameters(folder_of(model, "lm")),
+        None if scorer is None else count_parameters(judge),
+    )
+
+
+def count_parameters(name: str | Path) -> int | None:
+    """Of a model in the hub's format; None where its configuration cannot be had or built, as for
+    a model behind a server."""
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    for family in (AutoModelForCausalLM, AutoModel):
+        with contextlib.suppress(ValueError, OSError), torch.device("meta"):
+            return int(family.from_config(AutoConfig.from_pretrained(name)).num_parameters())
+    return None

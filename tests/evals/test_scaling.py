@@ -1,0 +1,344 @@
+"""Curves of accuracy against compute: known answers, equivalences, and the command."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+
+from configs import cli
+from evals.reasoning import _record
+from evals.scaling.cells import check, option_text, tree_cells, unit_of
+from evals.scaling.command import count_parameters, scaling
+from evals.scaling.curves import (
+    SPENT,
+    Parameters,
+    Point,
+    Spent,
+    at_equal,
+    common,
+    per_doubling,
+    sampled,
+    searched,
+    stops_paying,
+)
+from evals.scaling.rescore import chosen_by, regraded, revalued
+from mbrl_core import Argmax, RandomShooting, Vote, WeightedVote
+from reasoning.reasoner import Reasoner
+from reasoning.strategies import FinalNumber, Strategy, mcts, soft_best_of_n, tree_of_thoughts
+from reasoning.tasks import Problem
+from reasoning.world import AGGREGATES
+from tests.evals.commands import kill_after_first_record, records_of, start, timeless
+from tests.language import Checker, save_tiny_model, scripted, total_of
+
+SUMS = [Problem(q, q, total_of(q)) for q in ("3+4+5", "10+20", "1+2+3+4", "7+7+7", "5+6", "8+1+2")]
+
+
+def answered(strategy: Strategy, aggregate: str = "product", seed: int = 0):
+    asking = Reasoner(
+        engine=scripted(),
+        strategy=strategy,
+        scorer=Checker(),
+        aggregate=aggregate,  # type: ignore[arg-type]
+    )
+    plan = asking.plan([p.question for p in SUMS], seed=seed)
+    return [
+        {"id": p.id, **_record(plan, row, p), "seconds": 1.0, "fill": 1.0}
+        for row, p in enumerate(SUMS)
+    ]
+
+
+def whole(n: int, reduce) -> Strategy:
+    return Strategy(planner=RandomShooting(samples=n, horizon=1, reduce=reduce), unit="solution")
+
+
+VOTES = {
+    "best": Argmax(),
+    "majority": Vote(FinalNumber()),
+    "weighted": WeightedVote(FinalNumber()),
+}
+
+
+# ------------------------------------------------------------------------- records, without a model
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+@pytest.mark.parametrize("vote", VOTES)
+def test_choosing_again_is_choosing_with_the_model(vote, aggregate):
+    """From the records of best-of-7 by product comes what every other run would have chosen."""
+    on_record = answered(whole(7, Argmax()))
+    really = answered(whole(7, VOTES[vote]), aggregate)
+    chosen = [chosen_by(record, vote, aggregate) for record in on_record]
+    assert [sample["text"] for sample in chosen] == [record["text"] for record in really]
+    for one, other in zip(on_record, really, strict=True):
+        values = [revalued(sample, aggregate, calculator=False) for sample in one["samples"]]
+        assert values == pytest.approx([sample["value"] for sample in other["samples"]])
+
+
+def test_the_calculator_looks_at_text_alone():
+    sample = {"text": "It is <<2+2=5>>5.\n#### 5", "scores": [0.9, 0.8], "value": 0.72}
+    assert revalued(sample, "min", calculator=False) == 0.8
+    assert revalued(sample, "min", calculator=True) == 0.0
+    assert revalued({**sample, "value": None}, "min", calculator=True) == -math.inf
+    with pytest.raises(ValueError, match="aggregate must be one of product, min, mean, last"):
+        revalued(sample, "sum", calculator=False)
+
+
+def test_another_grader_needs_the_records_alone():
+    records = answered(whole(5, Argmax()))
+    for record in records:
+        for grader in ("strict", "flexible", "numeric"):
+            assert regraded(record, grader)["numeric"] == record[grader]
+    said = [s for r in records for s in regraded(r, "strict")["samples"] if "That is" in s["text"]]
+    assert said and not any(sample["correct"] for sample in said)
+
+
+@pytest.mark.parametrize("strategy", [mcts(simulations=15), tree_of_thoughts(width=2, expand=3)])
+def test_a_tree_on_record_spells_out_its_solutions(strategy):
+    for record in answered(strategy):
+        tree = record["tree"]
+        assert tree["parent"][0] == -1 and tree["text"][0] == ""
+        assert all(parent < node for node, parent in enumerate(tree["parent"]))
+        spelt = {}
+        for node in range(1, len(tree["parent"])):
+            texts, scores, at = [], [], node
+            while at:
+                texts.insert(0, tree["text"][at])
+                scores[:0] = tree["scores"][at]
+                at = tree["parent"][at]
+            if tree["finish"][node] == "answered":
+                spelt["".join(texts)] = scores
+                assert tree["reward"][node] == pytest.approx(math.prod(scores), rel=1e-5)
+        for sample in record["samples"]:
+            assert spelt[sample["text"]] == sample["scores"]
+        assert sum(sample["tokens"] for sample in record["samples"]) > 0
+
+
+# --------------------------------------------------------------------------------- points and lines
+
+
+def test_all_samples_give_what_the_run_itself_gave():
+    records = answered(whole(9, Argmax()))
+    really = [float(record["numeric"]) for record in records]
+    (best,) = sampled("best_of_n", [9], records)
+    # Equal solutions tie, and the run takes the first of them: they are equally right.
+    assert best.correct == pytest.approx(really)
+    (ceiling,) = sampled("pass", [9], records)
+    assert ceiling.correct.tolist() == [any(s["correct"] for s in r["samples"]) for r in records]
+    assert (best.correct <= ceiling.correct + 1e-9).all()
+    for name, reduce in (
+        ("self_consistency", Vote(FinalNumber())),
+        ("weighted_vote", WeightedVote(FinalNumber())),
+        ("soft_best_of_n", soft_best_of_n(n=9).planner.reduce),
+    ):
+        (point,) = sampled(name, [9], records)
+        voted = np.array([record["numeric"] for record in answered(whole(9, reduce))], float)
+        settled = (point.correct == 0) | (point.correct == 1)  # the others are ties
+        assert (point.correct == voted)[settled].all() and settled.sum() >= 4
+
+
+def test_a_vote_of_weight_zero_decides_where_no_other_is():
+    def record(*samples):
+        named = ("answer", "correct", "value")
+        solutions = [dict(zip(named, sample, strict=True)) for sample in samples]
+        return {"samples": solutions, **dict.fromkeys(SPENT, 0)}
+
+    records = [
+        record(("5", True, 0.0), ("6", False, 0.0), (None, False, None)),
+        record(("5", True, 0.0), ("6", False, 0.5), ("5", True, 0.0)),
+    ]
+    for name in ("weighted_vote", "soft_best_of_n"):
+        (three,) = sampled(name, [3], records, temperature=1e-3)
+        assert three.correct.tolist() == [0.5, 0.0]
+        (one,) = sampled(name, [1], records)
+        assert one.correct == pytest.approx(one.mean, abs=0.1)  # over 200 draws of one
+
+
+def test_a_part_of_the_samples_costs_its_part():
+    records = answered(whole(8, Argmax()))
+    two, eight = sampled("best_of_n", [2, 8, 16], records)  # 16 were not sampled
+    assert [record["tokens"] for record in records] == eight.spent.decoded.tolist()
+    assert two.spent.decoded == pytest.approx(eight.spent.decoded / 4)
+    assert two.spent.scored == pytest.approx(eight.spent.scored / 4)
+    assert (two.spent.prefilled == eight.spent.prefilled).all()
+    (vote,) = sampled("self_consistency", [8], records)
+    assert not vote.spent.scored.any()
+    one = sampled("best_of_n", [1], records)[0]
+    assert one.correct == pytest.approx(one.mean) and one.any == pytest.approx(one.mean)
+    flops = eight.spent.flops(Parameters(10, 3))
+    written = eight.spent.decoded + eight.spent.prefilled
+    assert flops == pytest.approx(20 * written + 6 * eight.spent.scored)
+    assert eight.spent.flops(Parameters(10)) is None is eight.spent.flops(Parameters(None))
+
+
+def test_tree_searches_have_their_three_meanings_of_solved():
+    records = answered(mcts(simulations=15))
+    point = searched("mcts", "nodes", 15, 4, records)
+    assert point.correct.tolist() == [float(r["numeric"]) for r in records]
+    assert (point.mean <= point.any).all() and (point.correct <= point.any).all()
+    assert (point.spent.nodes <= 16).all()
+
+
+def point(correct, decoded: float, size: int = 1) -> Point:
+    values = np.asarray(correct, float)
+    spent = Spent(*(np.full(len(values), x) for x in (decoded, 0.0, 0.0, 1.0, 1.0)))
+    return Point("x", "tokens", size, size, values, values, values, spent)
+
+
+def test_gain_per_doubling_is_the_slope_of_the_line():
+    rng = np.random.default_rng(0)
+    base, slope = rng.random(50), rng.normal(0.04, 0.02, 50)
+    line = [point(base + slope * i, 100 * 2**i, 2**i) for i in range(5)]
+    found = per_doubling(line)
+    assert found is not None and found.mean == pytest.approx(slope.mean())
+    assert found.low < slope.mean() < found.high and found.high - found.low < 0.02
+    assert per_doubling(line[:1]) is None and per_doubling([line[0], line[0]]) is None
+
+
+def test_compute_stops_paying_where_the_interval_reaches_zero():
+    better = np.arange(100) < 30
+    first = point(np.zeros(100), 100, 1)
+    second = point(better, 200, 2)
+    third = point(np.roll(better, 3), 400, 4)  # as many, though others
+    flat = stops_paying([first, second, third])
+    assert flat is not None and (flat.start, flat.end) == (2, 4)
+    assert flat.gain.mean == 0 and flat.gain.low < 0 < flat.gain.high
+    assert stops_paying([first, second]) is None
+    worse = stops_paying([second, first])
+    assert worse is not None and worse.gain.high < 0
+
+
+def test_equal_amounts_lie_between_the_rungs_and_nowhere_else():
+    ladder = [point([0, 0, 1], 100), point([0, 1, 1], 400)]
+
+    def between(decoded):
+        return at_equal(point([0, 0, 0], decoded), ladder, lambda spent: spent.decoded)
+
+    assert between(100).tolist() == [0, 0, 1] and between(400).tolist() == [0, 1, 1]
+    assert between(200) == pytest.approx([0, 0.5, 1])
+    assert between(99) is None and between(401) is None
+
+
+def test_compared_are_problems_that_every_cell_answered():
+    cells = {"a": [{"id": 3}, {"id": 1}, {"id": 2}], "b": [{"id": 1}, {"id": 3}, {"id": 4}]}
+    assert common(cells) == ([3, 1], 2)
+    assert common({}) == ([], 0)
+
+
+# ------------------------------------------------------------------------------------------ cells
+
+
+def test_tree_searches_are_limited_to_what_whole_solutions_take():
+    unit = unit_of(answered(whole(6, Argmax())))
+    cells = tree_cells(["tree_of_thoughts", "mcts", "greedy"], [1, 8], ["nodes", "tokens"], unit)
+    assert [(c.strategy, c.by, c.size) for c in cells[:4]] == [
+        ("tree_of_thoughts", "nodes", 1),
+        ("mcts", "nodes", 1),
+        ("tree_of_thoughts", "tokens", 1),
+        ("mcts", "tokens", 1),
+    ]
+    assert cells[4].limit == math.ceil(8 * unit.nodes)
+    assert f"budget.steps={cells[4].limit}" in cells[4].options
+    assert f"budget.tokens={math.ceil(8 * unit.tokens)}" in cells[6].options
+    assert len({cell.name for cell in cells}) == len(cells) == 8
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: check(["mcst"], [1], []), "no strategy 'mcst': choose among greedy, best_of_n"),
+        (lambda: check(["greedy"], [4, 2], []), "budgets must be rising whole numbers"),
+        (lambda: check(["mcts"], [1], ["time"]), "by takes nodes and tokens, not 'time'"),
+        (lambda: sampled("mcts", [1], answered(whole(2, Argmax()))), "no strategy over whole"),
+        (lambda: sampled("pass", [1], answered(mcts(simulations=9))), "no run of whole solutions"),
+        (lambda: unit_of([]), "nothing to measure"),
+    ],
+)
+def test_what_makes_no_sweep_is_refused(call, told):
+    with pytest.raises(ValueError, match=told):
+        call()
+
+
+def test_options_reach_the_cells_as_they_were():
+    options = {
+        "data": "it's a \\ file.jsonl",
+        "scorer": None,
+        "steps": [2, 4],
+        "calculator": False,
+        "engine_options": {"url": "http://host:80/v1", "max_batch": 8, "eager": True},
+    }
+    given = [option_text(name, value) for name, value in options.items()]
+    found = cli.compose("evals_reasoning", given).options
+    assert {name: found[name] for name in options} == options
+
+
+# ---------------------------------------------------------------------------------------- command
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("lm"), ends=range(10, 400, 50), context=512)
+
+
+def options(model, *more: str) -> list[str]:
+    small = ["limit=4", "group=2", "budgets=[1,4]", "max_tokens=20", "scorer=null", "out=run"]
+    searches = "strategies=[greedy,best_of_n,self_consistency,tree_of_thoughts,mcts]"
+    return [f"model={model}", *small, searches, *more]
+
+
+def run(argv: list[str]) -> int:
+    return cli.run("scaling", scaling, "", argv=argv)
+
+
+def test_a_killed_sweep_goes_on_and_its_page_needs_no_model(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    process = start("evals.scaling", options(model), tmp_path)
+    first = tmp_path / "run" / "samples-4"
+    while process.poll() is None and not first.exists():
+        time.sleep(0.01)
+    kill_after_first_record(process, first)
+    kept = (first / "records.jsonl").read_bytes()
+    assert run(options(model)) == 0
+    assert (first / "records.jsonl").read_bytes().startswith(kept)
+    names = {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()}
+    assert len(names) == 2 + 2 * 2 * 2 and {"greedy-1", "samples-4"} < names
+    for name in names:
+        assert len(records_of(tmp_path / "run" / name)) == 4
+
+    page = (tmp_path / "run/report.html").read_text()
+    with open("run/curves.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    # greedy, best-of-N, self-consistency and any of N at two sizes, two searches by two limits
+    assert len(rows) == 1 + 3 * 2 + 2 * 2 * 2
+    limited = [row for row in rows if row["by"] == "nodes"]
+    assert limited and all(float(row["nodes"]) <= int(row["limit"]) + 1 for row in limited)
+    assert all(float(row["low"]) <= float(row["accuracy"]) <= float(row["high"]) for row in rows)
+    assert {row["problems"] for row in rows} == {"4"}
+    sizes = json.loads((tmp_path / "run/scaling.json").read_text())["parameters"]
+    assert sizes == {"model": count_parameters(model), "scorer": None}
+    assert float(rows[0]["flops"]) == pytest.approx(
+        2 * sizes["model"] * (float(rows[0]["decoded"]) + float(rows[0]["prefilled"])), rel=1e-4
+    )
+
+    capsys.readouterr()
+    assert run(["report=run", "model=gone"]) == 0
+    assert (tmp_path / "run/report.html").read_text() == page
+    assert "Best-of-4 against self-consistency of 4" in capsys.readouterr().out
+    assert run(["report=nowhere"]) == 1
+    assert "nowhere holds no sweep" in capsys.readouterr().err
+
+
+def test_two_workers_find_what_one_does(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    small = ["strategies=[best_of_n]", "budgets=[3]"]
+    assert run(options(model, *small)) == 0
+    assert run(options(model, *small, "workers=2", "out=spread")) == 0
+    one, two = ({r["id"]: timeless(r) for r in records_of(tmp_path / out / "samples-3")}
+                for out in ("run", "spread"))  # fmt: skip
+    assert one == two
