@@ -1,0 +1,1 @@
+"""Experiments of a course on model-based reinforcement learning, each one command and plot."""
