@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -139,7 +140,14 @@ if __name__ == "__main__":
     sys.exit(cli.run("demo", command, ""))
 """)
     argv = [sys.executable, str(script), "-m", "seed=0,1,2", "sweep.workers=2", "out='x-${seed}'"]
-    process = subprocess.Popen(argv, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        argv,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Started in the background of a shell, the tests themselves ignore SIGINT.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
     while not (tmp_path / "0.started").exists() or not (tmp_path / "1.started").exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)

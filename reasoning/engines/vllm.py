@@ -7,6 +7,8 @@ import os
 import queue
 import threading
 from collections.abc import Sequence
+from multiprocessing import active_children
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -63,6 +65,7 @@ class VLLMEngine(Vocabulary):
     ) -> None:
         from vllm import EngineArgs, LLMEngine
 
+        others = set(active_children())
         super().__init__(model, chat=chat, instruction=instruction)
         on_cpu = not torch.cuda.is_available()
         settings = {
@@ -85,11 +88,14 @@ class VLLMEngine(Vocabulary):
         self._closing: dict[tuple[str, ...], tuple[list[str], list[int]]] = {(): ([], [])}
         self.salt: str | None = None  # prompts are cached apart from those of another salt
         self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._asked: set[_Call] = set()
         self._gone: EngineError | None = None
-        self._lock = threading.Lock()  # of `_gone`, against calls nobody would answer
+        self._lock = threading.Lock()  # of these two
         self._names = map(str, itertools.count())
         self._thread = threading.Thread(target=self._serve, name="vllm", daemon=True)
         self._thread.start()
+        own = [process.sentinel for process in set(active_children()) - others]
+        threading.Thread(target=self._watch, args=(own,), name="vllm-watch", daemon=True).start()
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """See `Engine`."""
@@ -123,7 +129,8 @@ class VLLMEngine(Vocabulary):
     def close(self) -> None:
         """See `Engine`."""
         self._inbox.put(None)
-        self._thread.join()
+        while self._gone is None:
+            self._thread.join(1.0)
 
     def _check(self, prompt: int, more: int) -> None:
         if not prompt:
@@ -137,22 +144,26 @@ class VLLMEngine(Vocabulary):
     def _sampling(self, request: Request) -> Any:
         """SamplingParams of a request."""
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind
 
         strings, tokens = self._stops(request.stop)
-        return SamplingParams(
-            max_tokens=request.max_tokens,
-            temperature=request.temperature,
-            seed=request.seed,
-            stop=strings,
-            stop_token_ids=tokens,
-            include_stop_str_in_output=True,
-            detokenize=bool(strings),
-            logprobs=0,  # of the drawn token alone; vLLM reads them before heating
-            flat_logprobs=True,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            skip_clone=True,
-        )
+        try:
+            return SamplingParams(
+                max_tokens=request.max_tokens,
+                temperature=request.temperature,
+                seed=request.seed,
+                stop=strings,
+                stop_token_ids=tokens,
+                include_stop_str_in_output=True,
+                detokenize=bool(strings),
+                logprobs=0,  # of the drawn token alone; vLLM reads them before heating
+                flat_logprobs=True,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+                skip_clone=True,
+            )
+        except VLLMClientError as error:
+            raise ValueError(f"vLLM cannot sample so: {error}") from error
 
     def _stops(self, stop: tuple[str, ...]) -> tuple[list[str], list[int]]:
         """Strings and token ids to stop at.
@@ -179,11 +190,29 @@ class VLLMEngine(Vocabulary):
         with self._lock:
             if self._gone is not None:
                 raise self._gone
-            self._inbox.put(call)
+            self._asked.add(call)
+        self._inbox.put(call)
         call.done.wait()
+        with self._lock:
+            self._asked.discard(call)
         if call.error is not None:
             raise call.error
         return call.outputs
+
+    def _leave(self, reason: str) -> None:
+        """Tell everyone who waits, and whoever will come, that there is no engine any more."""
+        error = EngineError(f"the vLLM engine of {self.name} is gone: {reason}")
+        with self._lock:
+            self._gone = self._gone or error
+            for call in self._asked:
+                call.error = self._gone
+                call.done.set()
+
+    def _watch(self, sentinels: list[int]) -> None:
+        """Wait for vLLM's process to end: where it is killed the loop waits for it for ever."""
+        if sentinels:
+            wait(sentinels)
+            self._leave("its process ended")
 
     # The loop: everything below runs in one thread, which alone touches vLLM.
 
@@ -200,10 +229,12 @@ class VLLMEngine(Vocabulary):
                         call.put(number, output)
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-        self._leave(running, EngineError(f"the vLLM engine of {self.name} is gone: {reason}"))
+        self._leave(reason)
+        self._engine.engine_core.shutdown()
 
     def _admit(self, running: dict[str, tuple[_Call, int]]) -> bool:
         """Hand all waiting calls to vLLM, after one has come if none is running; False to stop."""
+        from vllm.exceptions import VLLMClientError
         from vllm.inputs import tokens_input
 
         block = not running
@@ -219,24 +250,11 @@ class VLLMEngine(Vocabulary):
                 try:
                     prompt = tokens_input(list(sequence.tokens), cache_salt=self.salt)
                     self._engine.add_request(name, prompt, sequence.parameters)
-                except ValueError as error:  # refused: this one alone
+                except (ValueError, VLLMClientError) as error:  # refused: this one alone
                     call.put(number, error)
                 else:
                     running[name] = call, number
             block = not running
-
-    def _leave(self, running: dict[str, tuple[_Call, int]], error: EngineError) -> None:
-        """Tell everyone who waits, and whoever will come, that there is no engine any more."""
-        with self._lock:
-            self._gone = error
-            calls = {call for call, _ in running.values()}
-            while not self._inbox.empty():
-                call = self._inbox.get()
-                calls |= {call} if call is not None else set()
-        for call in calls:
-            call.error = error
-            call.done.set()
-        self._engine.engine_core.shutdown()
 
 
 class _Sequence(NamedTuple):

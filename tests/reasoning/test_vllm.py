@@ -146,7 +146,7 @@ def test_scores_are_those_of_transformers(engine, here):
         ScoreRequest(tokens, (3, len(tokens) // 2, len(tokens) - 1), options)
         for tokens in map(here.encode_prompt, QUESTIONS)
     ]
-    long = tuple(range(3, 3 + engine.context))
+    long = tuple(3 + i % 1000 for i in range(engine.context))
     requests.append(ScoreRequest(long, (0, len(long) - 1), options[:2]))
     for ours, theirs in zip(engine.score(requests), here.score(requests), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
@@ -157,6 +157,22 @@ def test_what_does_not_fit_is_refused_here(engine):
         engine.generate([Request((5,) * 20, engine.context, 0.0, 0)])
     with pytest.raises(ValueError, match="to score does not fit"):
         engine.score([ScoreRequest((5,) * (engine.context + 1), (1,), (2, 3))])
+
+
+def test_what_vllm_refuses_has_failed_alone(engine, here):
+    fine = Request(here.encode_prompt(QUESTIONS[0]), 5, 0.0, 0)
+    unknown = fine._replace(tokens=(*fine.tokens, 10**6))
+    good, bad = engine.generate([fine, unknown])
+    assert good == engine.generate([fine])[0]._replace(prefilled=good.prefilled)
+    assert (bad.tokens, bad.finish) == ((), "failed") and "vocabulary" in bad.reason
+    asked = [ScoreRequest(r.tokens, (len(r.tokens) - 1,), (5, 6)) for r in (unknown, fine)]
+    bad_score, good_score = engine.score(asked)
+    assert bad_score.isnan().all() and good_score.exp().sum() == pytest.approx(1)
+
+
+def test_a_temperature_that_vllm_does_not_know_is_told(beside, here):
+    with pytest.raises(ValueError, match="temperature must be in"):
+        beside.generate(requests_of(here, 3.0))
 
 
 def test_a_prompt_is_computed_once(beside, here):
@@ -189,7 +205,7 @@ def test_a_search_is_the_same_tree_as_on_transformers(engine, here):
 def test_a_killed_server_is_an_engine_that_is_gone(server, here):
     process, url = server
     engine = load_engine(MODEL, "openai", {"url": url, "retries": 1, "wait": 0.1})
-    requests = [r._replace(max_tokens=800, stop=()) for r in requests_of(here, 3.0)] * 10
+    requests = [r._replace(max_tokens=800, stop=()) for r in requests_of(here, 2.0)] * 10
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(engine.generate, requests)
         time.sleep(0.5)
@@ -199,7 +215,7 @@ def test_a_killed_server_is_an_engine_that_is_gone(server, here):
 
 
 def test_a_killed_engine_is_told_to_all_who_wait_and_come_later(beside, here):
-    requests = [r._replace(max_tokens=800, stop=()) for r in requests_of(here, 3.0)]
+    requests = [r._replace(max_tokens=800, stop=()) for r in requests_of(here, 2.0)]
     with ThreadPoolExecutor(2) as pool:
         answers = [pool.submit(beside.generate, requests) for _ in range(2)]
         time.sleep(0.5)
