@@ -134,7 +134,7 @@ sys.path.insert(0, {str(ROOT)!r})
 from configs import cli
 def command(*, seed: int, **rest):
     open(f"{{seed}}.started", "w").close()
-    time.sleep(1)
+    time.sleep(3)
     open(f"{{seed}}.done", "w").close()
 if __name__ == "__main__":
     sys.exit(cli.run("demo", command, ""))
@@ -154,7 +154,7 @@ if __name__ == "__main__":
     process.send_signal(sent)
     _, told = process.communicate()
     assert process.returncode == (130 if sent == signal.SIGINT else -sent)
-    time.sleep(1.2)
+    time.sleep(3.2)
     assert not [*tmp_path.glob("*.done")]
     assert not (tmp_path / "2.started").exists()
     ending = "ending the running jobs; interrupt again to end them at once\ninterrupted\n"
