@@ -102,11 +102,14 @@ class OpenAIEngine(Vocabulary):
             "prompt": self._prompt(request.tokens),
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
+            "top_p": 1.0,
             "seed": request.seed,
             "logprobs": 1,
         }
         if self.ids:
             body |= {"return_token_ids": True, "include_stop_str_in_output": True}
+            # Else the server takes these from the model's generation_config.json.
+            body |= {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
             body |= {"stop": list(request.stop)} if request.stop else {}
         return body
 

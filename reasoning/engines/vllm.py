@@ -28,6 +28,11 @@ from reasoning.engines.vocabulary import INSTRUCTION, Vocabulary
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its news would drown a command's own
 
 MOST_STOP_TOKENS = 64
+ON_CPU = {
+    "enforce_eager": True,  # compiling takes longer than most runs
+    "block_size": 32,  # the cache is of whole blocks: in 128 tokens, vLLM's choice, few steps fit
+    "enable_chunked_prefill": False,  # seeded requests whose prompt comes in parts end vLLM 0.32
+}
 
 
 class VLLMEngine(Vocabulary):
@@ -72,10 +77,8 @@ class VLLMEngine(Vocabulary):
             "dtype": dtype or ("float32" if on_cpu else "auto"),
             "max_num_seqs": max_batch,
             "enable_prefix_caching": True,
-            "enforce_eager": on_cpu,  # compiling takes longer than most runs on a CPU
-            # Seeded requests whose prompt comes in parts end vLLM 0.32 on a CPU.
-            **({"enable_chunked_prefill": False} if on_cpu else {}),
             "disable_log_stats": True,
+            **(ON_CPU if on_cpu else {}),
             **arguments,
         }
         self.max_batch = int(settings["max_num_seqs"])

@@ -11,6 +11,7 @@ from transformers.cache_utils import DynamicCache
 from reasoning.engines import (
     Completion,
     Engine,
+    Fill,
     Request,
     ScoreRequest,
     ScriptedEngine,
@@ -196,6 +197,19 @@ def test_samples_follow_the_distribution(folder):
     assert ((seen - expected) ** 2 / expected).sum() < 32.9
 
 
+def test_fill_counts_the_rows_of_every_step(engine):
+    prompt, before = engine.encode_prompt("How many?"), engine.fill
+    assert before == Fill(0, 0) and before.ratio == 0
+    tokens = recite(engine, prompt, "15 eggs\n")
+    few, steps = 2, len(tokens) + 1  # the end of the text is a step, too
+    engine.generate([Request(prompt, 50, 0.0, i) for i in range(6)])
+    assert engine.fill == Fill(6 * steps, engine.max_batch * steps)
+    more = [Request(prompt, few if i else 50, 0.0, i) for i in range(4)]
+    engine.generate(more)
+    since = engine.fill.since(Fill(6 * steps, engine.max_batch * steps))
+    assert since == Fill(3 * few + steps, engine.max_batch * steps), "who is done does not count"
+
+
 # ------------------------------------------------------------------------------ the cache
 
 
@@ -273,6 +287,10 @@ def test_the_plain_prompt_is_that_of_training(engine):
     prompt = engine.encode_prompt("How {many}?")
     assert prompt[0] == engine.tokenizer.bos_token_id
     assert engine.decode(prompt) == "Question: How {many}?\nAnswer:\n"
+
+
+def test_a_text_starts_with_what_the_model_expects(engine):
+    assert engine.encode("12 eggs", start=True) == (1, *engine.encode("12 eggs"))
 
 
 def test_a_chat_template_is_used_where_there_is_one(ending, ending_folder):

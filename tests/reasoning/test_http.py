@@ -41,6 +41,8 @@ def like_vllm(engine):
             return {"choices": [choice]}
         stop = tuple(body.get("stop", ()))
         assert body["return_token_ids"] and body["include_stop_str_in_output"]
+        own = body["top_p"], body["top_k"], body["min_p"], body["repetition_penalty"]
+        assert own == (1, 0, 0, 1), "the model's own defaults would sample otherwise"
         (made,) = engine.generate(
             [Request(tokens, body["max_tokens"], body["temperature"], body["seed"], stop)]
         )
