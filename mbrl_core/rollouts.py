@@ -81,7 +81,7 @@ def follow(
         actions.append(action)
         rewards.append(_let_go(moved.reward, total))
         discounts.append(_let_go(moved.discount, total))
-    value = value_of_living(world, state, alive) if valued else None
+    value = world.value_of_living(state, alive) if valued else None
     returns = return_of(rewards, discounts, value).view(world.roots, samples)
     return Futures(actions, rewards, discounts, state, alive, returns)
 
@@ -155,15 +155,3 @@ def simulate_actions(world: World, state: Rows, actions: Tensor) -> Rollout:
 def simulate_policy(world: World, state: Rows, horizon: int, samples: int) -> Rollout:
     """The record of what `follow_policy` does."""
     return follow_policy(world, state, horizon, samples).rollout()
-
-
-def value_of_living(world: World, state: Rows, alive: Tensor) -> Tensor | None:
-    """The model's value [R] of the rows still alive, 0 for the others; None without a value."""
-    if world.model.value is None:
-        return None
-    if not world.terminates or bool(alive.all()):
-        return world.value(state)
-    index = alive.nonzero().squeeze(1)
-    roots = index // (len(alive) // world.roots)
-    value = world.value(rows.take(state, index), roots)
-    return value.new_zeros(len(alive)).index_copy(0, index, value)

@@ -128,25 +128,25 @@ class World:
         self._called(None, total, roots)
         return value
 
+    def value_of_living(self, state: Rows, alive: Tensor) -> Tensor | None:
+        """The model's value [R] of the rows still alive, 0 for the others; None without a value."""
+        if self.model.value is None:
+            return None
+        if not self.terminates or bool(alive.all()):
+            return self.value(state)
+        index = alive.nonzero().squeeze(1)
+        value = self.value(rows.take(state, index), index // (len(alive) // self.roots))
+        return value.new_zeros(len(alive)).index_copy(0, index, value)
+
     def _step(self, state: Rows, action: Rows, roots: Tensor | None, rng: Rng) -> Transition:
         # Called most of all: nothing is made here, a message least, before it is needed.
         total = rows.count(state)
-        if rows.count(action) != total:
-            _expect("a planner", "actions", rows.count(action), total)
-        moved = self.model.dynamics.step(state, action, rng=rng)
-        reward, discount = moved.reward, moved.discount
-        if not reward.shape == discount.shape == (total,) or rows.count(moved.state) != total:
-            _expect("Dynamics.step", "rewards", tuple(reward.shape), (total,))
-            _expect("Dynamics.step", "discounts", tuple(discount.shape), (total,))
-            _expect("Dynamics.step", "states", rows.count(moved.state), total)
+        moved = checked_step(self.model, state, action, rng, self.dtype)
         each = 1 if self._rows_of_step is None else self._rows_of_step(state)
         self._count(_STEPS, total, roots, each)
-        if torch.is_grad_enabled() and (reward.requires_grad or _differentiable(moved.state)):
+        if torch.is_grad_enabled() and (moved.reward.requires_grad or _differentiable(moved.state)):
             self._count(_GRADIENTS, total, roots, each)
         self._called(moved.tokens, total, roots)
-        if not reward.dtype == discount.dtype == self.dtype:
-            numbers = reward.to(self.dtype), discount.to(self.dtype)
-            moved = moved._replace(reward=numbers[0], discount=numbers[1])
         return moved
 
     def _rng(self, roots: Tensor | None) -> Rng:
@@ -336,6 +336,24 @@ def value_rows(model: Model, state: Rows) -> Tensor | int:
     """As `step_rows`, for the model's value."""
     count = getattr(model.value, "value_rows", None)
     return 1 if count is None else count(state)
+
+
+def checked_step(
+    model: Model, state: Rows, action: Rows, rng: Rng, dtype: torch.dtype
+) -> Transition:
+    """One step of R rows, its numbers in precision `dtype`; ValueError where a shape is wrong."""
+    total = rows.count(state)
+    if rows.count(action) != total:
+        _expect("a planner", "actions", rows.count(action), total)
+    moved = model.dynamics.step(state, action, rng=rng)
+    reward, discount = moved.reward, moved.discount
+    if not reward.shape == discount.shape == (total,) or rows.count(moved.state) != total:
+        _expect("Dynamics.step", "rewards", tuple(reward.shape), (total,))
+        _expect("Dynamics.step", "discounts", tuple(discount.shape), (total,))
+        _expect("Dynamics.step", "states", rows.count(moved.state), total)
+    if not reward.dtype == discount.dtype == dtype:
+        moved = moved._replace(reward=reward.to(dtype), discount=discount.to(dtype))
+    return moved
 
 
 def absorb(state: Rows, index: Tensor, moved: Transition) -> Transition:

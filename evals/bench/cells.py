@@ -45,9 +45,11 @@ def cells(group: str, full: bool) -> list[Cell]:
 def _overhead(full: bool) -> Iterator[Cell]:
     """Whole plans over their bare model calls."""
     for planner in ("CEM", "MPPI"):
-        yield _control("overhead", planner, 1, SMALL, "bare calls")
+        small = _control("overhead", planner, 1, SMALL, "bare calls")
+        yield from (small, _compiled(small))
         for roots in (1, 16, 64, 256) if full else (1, 16):
-            yield _control("overhead", planner, roots, LARGE, "bare calls")
+            large = _control("overhead", planner, roots, LARGE, "bare calls")
+            yield from (large, _compiled(large)) if roots < 64 else (large,)
     for roots in (1, 32, 256) if full else (1, 32):
         simulations = 200 if full else 50
         slow = _game("table", "PUCT", 18, simulations, roots) | {"seconds": 1e-3}
@@ -60,12 +62,14 @@ def _peers(full: bool) -> Iterator[Cell]:
         for size, batches in ((SMALL, (1, 64)), (LARGE, (1, 64) if full else (1,))):
             for roots in batches:
                 for other in others:
-                    yield _control("peers", planner, roots, size, other)
+                    cell = _control("peers", planner, roots, size, other)
+                    yield from (cell, _compiled(cell)) if roots == 1 or size is SMALL else (cell,)
     published = {"samples": 512, "elites": 64, "horizon": 3}
     for width in (64, 256):
         for roots in (1, 64) if full else (1,):
             size = published | {"width": width}
-            yield _control("peers", "TD-MPC2", roots, size, "TD-MPC2")
+            cell = _control("peers", "TD-MPC2", roots, size, "TD-MPC2")
+            yield from (cell, _compiled(cell)) if roots == 1 else (cell,)
 
 
 def _trees(full: bool) -> Iterator[Cell]:
@@ -101,7 +105,7 @@ def _growth(full: bool) -> Iterator[Cell]:
 
 
 def _options(full: bool) -> Iterator[Cell]:
-    """Faster models under the same planner."""
+    """The same plan made faster."""
     for option in ("compiled", "bfloat16", "chunks"):
         for size, roots in ((SMALL, 1), (LARGE, 16)):
             plain = _control("options", "CEM", roots, size, "ours")
@@ -139,6 +143,11 @@ GROUPS: dict[str, Callable[[bool], Iterator[Cell]]] = {
 
 def _control(group: str, planner: str, roots: int, size: dict[str, int], other: str) -> Cell:
     return Cell(group, {"planner": planner, "roots": roots} | PLAN | size, other)
+
+
+def _compiled(cell: Cell) -> Cell:
+    """The cell with our planner compiled, and the other side as it was."""
+    return cell._replace(settings=cell.settings | {"compiled": True}, other_settings=cell.settings)
 
 
 def _game(world: str, selection: str, actions: int, simulations: int, roots: int) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -26,11 +24,7 @@ class HalfPrecision:
 
 
 def changed(world: ControlWorld, option: str | None) -> Dynamics:
-    """The dynamics as they are, or `compiled`, in `chunks`, in `bfloat16`."""
-    if option is None:
-        return world
-    if option == "compiled":
-        compiled: Any = torch.compile(world.next)
-        world.next = compiled  # type: ignore[method-assign]
-        return world
-    return Chunked(world) if option == "chunks" else HalfPrecision(world)
+    """The dynamics as they are, in `chunks`, or in `bfloat16`."""
+    if option == "chunks":
+        return Chunked(world)
+    return HalfPrecision(world) if option == "bfloat16" else world

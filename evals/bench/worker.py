@@ -4,7 +4,8 @@ Requests and answers are lines of JSON on standard input and output. This module
 the standard library, so that a side needs what its library needs and no more.
 
     {"prepare": settings}  ->  {"seconds": of making the first result, compilation included}
-    {"run": times}         ->  {"seconds": of one run, the mean over `times`}
+    {"run": times}         ->  {"seconds": of one run, the mean over `times`; with one thread those
+                               of the processor, so that other work on the machine counts little}
     {"memory": true}       ->  {"bytes": at the height of one run above what was held before}
     {"answer": true}       ->  {"answer": what one run found, as plain data}
     {"versions": names}    ->  {"versions": of the installed packages}
@@ -71,10 +72,11 @@ def _answer(request: Mapping[str, Any], job: Job | None) -> dict[str, Any]:
         return {"bytes": peak_of(job.run)}
     if "answer" in request:
         return {"answer": job.describe(job.run())}
-    started = time.perf_counter()
+    clock = time.process_time if os.environ.get("OMP_NUM_THREADS") == "1" else time.perf_counter
+    started = clock()
     for _ in range(request["run"]):
         job.run()
-    return {"seconds": (time.perf_counter() - started) / request["run"]}
+    return {"seconds": (clock() - started) / request["run"]}
 
 
 def peak_of(run: Callable[[], Any]) -> int | None:

@@ -11,6 +11,7 @@ from torch.nn.functional import one_hot
 from mbrl_core import draws
 from mbrl_core.planners.common import check_share
 from mbrl_core.planners.sampling import (
+    Noise,
     Population,
     check_elites,
     equal_weights,
@@ -66,12 +67,14 @@ class CategoricalCEM(Population):
         p = torch.lerp(carried, bounds.center.expand_as(carried), self.renew)
         return Search(p, torch.zeros_like(p), p, p.new_full((len(p),), -torch.inf), state)
 
-    def sample(
-        self, world: World, bounds: Bounds, search: Search, samples: int, iteration: int
-    ) -> Tensor:
-        """Candidates [B, N, H, n], each action one-hot."""
-        threshold = draws.uniform(world.rng, world.roots, samples, self.horizon).to(search.mean)
-        below = search.mean.cumsum(-1)[:, None, :, :-1] <= threshold.unsqueeze(-1)
+    def noise(self, world: World, search: Search, samples: int, iteration: int) -> Noise:
+        """See `Population.noise`: uniform, one number for each action."""
+        uniform = draws.uniform(world.rng, world.roots, samples, self.horizon)
+        return Noise(uniform.to(search.mean))
+
+    def sample(self, bounds: Bounds, search: Search, noise: Noise) -> Tensor:
+        """Candidates [B, N, H, n], each action one-hot; the first is the mode."""
+        below = search.mean.cumsum(-1)[:, None, :, :-1] <= noise.candidates.unsqueeze(-1)
         action = below.sum(-1)
         action[:, 0] = search.mean.argmax(-1)
         return one_hot(action, len(bounds.low)).to(search.mean)

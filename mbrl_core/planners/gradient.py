@@ -200,6 +200,8 @@ class GradCEM(GradientPlanner, CEM):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, "gradient_steps")
+        if self.compiled:
+            raise ValueError("GradCEM differentiates the model and cannot be compiled")
 
     def evaluations(self) -> int:
         """See `SequencePlanner.evaluations`."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mbrl_core.planners.common import check_share
-from mbrl_core.planners.sampling import CEM, select_elites
+from mbrl_core.planners.sampling import CEM, Noise, select_elites
 from mbrl_core.planners.trajectory import Search, WarmStart, fresh_nowhere, next_step, shifted
 from mbrl_core.types import Rows
 from mbrl_core.world import Bounds, World
@@ -68,7 +68,7 @@ class ICEM(CEM):
         number = self._number_kept()
         if number == 0:
             return search
-        kept = self.draw(world, bounds, search, number, with_mean=False)
+        kept = self.scatter(bounds, search, self.gaussian(world, search, number))
         if isinstance(carry, EliteStart):
             carried = self.encode(bounds, bounds.clip(carry.elites.to(kept)))[:, :number]
             same = kept[:, : carried.shape[1]]  # a budget may have left fewer
@@ -87,15 +87,15 @@ class ICEM(CEM):
 
     def learn(
         self,
-        world: World,
         bounds: Bounds,
         search: Search,
+        noise: Noise,
         sequences: Tensor,
         returns: Tensor,
         final: Rows,
     ) -> Search:
         """See `Population.learn`."""
-        search = super().learn(world, bounds, search, sequences, returns, final)
+        search = super().learn(bounds, search, noise, sequences, returns, final)
         if search.kept is None:
             return search
         number = min(self._number_kept(), returns.shape[1])

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from mbrl_core import rows
-from mbrl_core.rollouts import value_of_living
 from mbrl_core.types import Rows
 from mbrl_core.world import Bounds, World
 
@@ -110,7 +109,7 @@ def expand_value(world: World, state: Rows, alive: Tensor) -> CostToGo:
     start = rows.vector(state)
     with torch.enable_grad():
         x = start.detach().requires_grad_()
-        value = value_of_living(world, rows.with_vector(state, x), alive)
+        value = world.value_of_living(rows.with_vector(state, x), alive)
         cost = x.new_zeros(len(x)) if value is None else -value
         slope, curve = _derivatives(cost.unsqueeze(1), x, twice=True)
     return CostToGo(host(cost), host(slope[:, 0]), host(curve[:, 0]))

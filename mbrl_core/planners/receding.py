@@ -10,7 +10,6 @@ from torch import Tensor
 from mbrl_core import draws, rows
 from mbrl_core.planners.common import check_counts
 from mbrl_core.returns import discounted_return
-from mbrl_core.rollouts import value_of_living
 from mbrl_core.types import (
     Budget,
     Carry,
@@ -140,7 +139,7 @@ def _episode(
 ) -> Plan:
     rewards = torch.stack([moved.reward for moved in played], -1)
     discounts = torch.stack([moved.discount for moved in played], -1)
-    value = discounted_return(rewards, discounts, value_of_living(world, state, alive))
+    value = discounted_return(rewards, discounts, world.value_of_living(state, alive))
     trace = Rollout(
         actions=actions,
         rewards=rewards.unsqueeze(1),

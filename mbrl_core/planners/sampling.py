@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from mbrl_core.planners.common import (
     check_share,
     only_finite,
 )
+from mbrl_core.planners.fused import Advance, fused
 from mbrl_core.planners.series import (
     INTERPOLATIONS,
     Interpolation,
@@ -45,13 +46,30 @@ FEW = 16
 HOT = 1e38  # a temperature at which all returns weigh the same
 
 
+class Noise(NamedTuple):
+    """The random numbers of one iteration, drawn before it; what follows computes with tensors."""
+
+    candidates: Tensor  # [B, n, ...] what n candidates are made of
+    choice: Tensor | None = None  # [B, 1] uniform; which candidate is returned, where that is drawn
+
+
 @dataclass(frozen=True, kw_only=True)
 class Population(SequencePlanner):
-    """The loop of planners that sample N candidates, evaluate them and learn from them."""
+    """The loop of planners that sample N candidates, evaluate them and learn from them.
 
-    def sample(
-        self, world: World, bounds: Bounds, search: Search, samples: int, iteration: int
-    ) -> Tensor:
+    compiled: run each iteration, the model's steps included, as one function made by
+        `torch.compile`; see `planners/fused.py`. Pays where the model is small or on a GPU. The
+        first plan of each shape takes up to a minute. The model must draw no random numbers, and
+        rows that have ended are computed, and counted, to the horizon.
+    """
+
+    compiled: bool = False
+
+    def noise(self, world: World, search: Search, samples: int, iteration: int) -> Noise:
+        """The random numbers for an iteration of so many candidates."""
+        raise TypeError(f"{type(self).__name__} does not say what it draws")
+
+    def sample(self, bounds: Bounds, search: Search, noise: Noise) -> Tensor:
         """Candidates [B, N, L, A]."""
         raise TypeError(f"{type(self).__name__} does not say how it samples")
 
@@ -75,15 +93,15 @@ class Population(SequencePlanner):
 
     def learn(
         self,
-        world: World,
         bounds: Bounds,
         search: Search,
+        noise: Noise,
         sequences: Tensor,
         returns: Tensor,
         final: Rows,
     ) -> Search:
         """The search after candidates [B, N, L, A] with returns [B, N] and last states `final`."""
-        search = self.remember(world, search, sequences, returns, final)
+        search = self.remember(search, noise, sequences, returns, final)
         mean, std = self.refit(search, sequences, returns)
         usable = (returns.amax(1) > -torch.inf).view(-1, 1, 1)
         return search._replace(
@@ -92,30 +110,44 @@ class Population(SequencePlanner):
         )
 
     def remember(
-        self, world: World, search: Search, sequences: Tensor, returns: Tensor, final: Rows
+        self, search: Search, noise: Noise, sequences: Tensor, returns: Tensor, final: Rows
     ) -> Search:
         """The search with what a plan would return after these candidates: the best so far."""
         return keep_best(search, sequences, returns, final)
+
+    def advance(
+        self, world: World, bounds: Bounds, state: Rows, search: Search, noise: Noise
+    ) -> tuple[Search, Tensor, Futures]:
+        """One iteration: the search after it, its candidates and their futures."""
+        sequences = self.sample(bounds, search, noise)
+        search, sequences, futures = self.evaluate(world, bounds, state, search, sequences)
+        returns = only_finite(futures.returns)
+        return (
+            self.learn(bounds, search, noise, sequences, returns, futures.final),
+            sequences,
+            futures,
+        )
 
     def improve(
         self, world: World, bounds: Bounds, state: Rows, search: Search, listen: Listener | None
     ) -> tuple[Search, Rollout | None]:
         """See `SequencePlanner.improve`."""
+        advance: Advance = fused(self, world) if self.compiled else self.advance
         futures = None
         for i in range(self.iterations):
             samples = self._next_population(world, i)
             if samples < 1:
                 break
             self.book(world, samples)
+            if search.kept is not None and search.kept.shape[1] >= samples:
+                search = search._replace(kept=search.kept[:, : samples - 1])
             with world.iteration():
-                sequences = self.sample(world, bounds, search, samples, i)
-                search, sequences, futures = self.evaluate(world, bounds, state, search, sequences)
-                returns = only_finite(futures.returns)
-                search = self.learn(world, bounds, search, sequences, returns, futures.final)
+                noise = self.noise(world, search, samples, i)
+                search, sequences, futures = advance(world, bounds, state, search, noise)
             if listen:
                 data = {
                     "actions": self.decode(bounds, sequences),
-                    "returns": returns,
+                    "returns": only_finite(futures.returns),
                     "mean": search.mean,
                     "std": search.std,
                 }
@@ -187,43 +219,46 @@ class SamplingPlanner(Population, TrajectoryPlanner):
             along_time(sequences, spline, self.interpolation, self.knots, self.horizon)
         )
 
-    def sample(
-        self, world: World, bounds: Bounds, search: Search, samples: int, iteration: int
-    ) -> Tensor:
-        """Candidates [B, N, L, A] inside the bounds: the present mean, draws, those kept."""
-        kept = search.kept
-        drawn = samples if kept is None else max(samples - kept.shape[1], 1)
+    def noise(self, world: World, search: Search, samples: int, iteration: int) -> Noise:
+        """See `Population.noise`: standard normal, 0 where the present mean is a candidate."""
+        kept = 0 if search.kept is None else search.kept.shape[1]
+        noise = self.gaussian(world, search, samples - kept)
         last = iteration == self.iterations - 1
-        with_mean = self.keep_mean == "always" or (last and self.keep_mean == "last")
-        sequences = self.draw(world, bounds, search, drawn, with_mean=with_mean)
-        if kept is None:
-            return sequences
-        return torch.cat([sequences, kept[:, : samples - drawn]], 1)
+        if self.keep_mean == "always" or (last and self.keep_mean == "last"):
+            noise.select(1, 0).zero_()
+        return Noise(noise)
 
-    def draw(
-        self, world: World, bounds: Bounds, search: Search, number: int, *, with_mean: bool
-    ) -> Tensor:
-        """Draws [B, n, L, A] from the Gaussian, inside the bounds; the first may be its mean."""
+    def gaussian(self, world: World, search: Search, number: int) -> Tensor:
+        """Standard normal numbers [B, n, L, A] of colour `beta`."""
         noise = draws.normal(world.rng, world.roots, number, *search.mean.shape[1:])
         noise = noise.to(search.mean)
-        if self.beta:
-            noise = along_time(noise, colour, self.beta, noise.shape[2])
-        if with_mean:
-            noise.select(1, 0).zero_()
+        if self.beta == 0:
+            return noise
+        return along_time(noise, colour, self.beta, noise.shape[2]).contiguous()
+
+    def sample(self, bounds: Bounds, search: Search, noise: Noise) -> Tensor:
+        """Candidates [B, N, L, A] inside the bounds: draws, and those kept."""
+        sequences = self.scatter(bounds, search, noise.candidates)
+        if search.kept is None:
+            return sequences
+        return torch.cat([sequences, search.kept], 1)
+
+    def scatter(self, bounds: Bounds, search: Search, noise: Tensor) -> Tensor:
+        """Draws [B, n, L, A] from the Gaussian, inside the bounds; `noise` is overwritten."""
         mean, std = search.mean.unsqueeze(1), search.std.unsqueeze(1)
         return bounds.clip_(torch.addcmul(mean, std, noise, out=noise))
 
     def learn(
         self,
-        world: World,
         bounds: Bounds,
         search: Search,
+        noise: Noise,
         sequences: Tensor,
         returns: Tensor,
         final: Rows,
     ) -> Search:
         """See `Population.learn`."""
-        search = super().learn(world, bounds, search, sequences, returns, final)
+        search = super().learn(bounds, search, noise, sequences, returns, final)
         return search._replace(
             mean=bounds.clip(search.mean),
             std=torch.maximum(search.std, self.min_std * bounds.half),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 Interpolation = Literal["zero", "linear", "cubic", "rbf"]
+Matrix = Callable[..., Tensor]
 INTERPOLATIONS = ("zero", "linear", "cubic", "rbf")
 
 
@@ -95,20 +96,30 @@ def savitzky_golay(window: int, length: int) -> Tensor:
     return rows
 
 
-@lru_cache(maxsize=128)
-def constant(
-    make: Callable[..., Tensor], *settings: object, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """`make(*settings)` in a precision and on a device, computed once."""
-    with torch.inference_mode(False), torch.no_grad():  # it may take part in a gradient later
-        return make(*settings).to(dtype=dtype, device=device)
-
-
-def along_time(sequences: Tensor, make: Callable[..., Tensor], *settings: object) -> Tensor:
+def along_time(sequences: Tensor, make: Matrix, *settings: object) -> Tensor:
     """The sequences [..., T, A] multiplied by the matrix [Q, T] of `make(*settings)`: [..., Q,
     A]."""
-    matrix = constant(make, *settings, dtype=sequences.dtype, device=sequences.device)
+    matrix = _CONSTANT[make](*settings, dtype=sequences.dtype, device=sequences.device)
     return torch.einsum("qt,...ta->...qa", matrix, sequences)
+
+
+def _constant(make: Matrix) -> Matrix:
+    """`make(*settings)` in a precision and on a device, computed once; compiled code holds it."""
+
+    @lru_cache(maxsize=128)
+    def once(*settings: object, dtype: torch.dtype, device: torch.device) -> Tensor:
+        with torch.inference_mode(False), torch.no_grad():  # it may take part in a gradient later
+            return make(*settings).to(dtype=dtype, device=device)
+
+    def constant(*settings: object, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return once(*settings, dtype=dtype, device=device)
+
+    constant.__name__ = make.__name__  # torch.compile tells constants apart by it
+    held: Matrix = torch.compiler.assume_constant_result(constant)
+    return held
+
+
+_CONSTANT = {make: _constant(make) for make in (colour, spline, nearest_knots, savitzky_golay)}
 
 
 def _gaussian_kernel(a: Tensor, b: Tensor, width: Tensor) -> Tensor:

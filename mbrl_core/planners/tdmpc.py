@@ -11,6 +11,7 @@ from torch import Tensor
 from mbrl_core import draws
 from mbrl_core.planners.common import check_counts, check_not_negative, check_positive
 from mbrl_core.planners.sampling import (
+    Noise,
     SamplingPlanner,
     check_elites,
     exponential_weights,
@@ -85,15 +86,22 @@ class TDMPC(SamplingPlanner):
         elites, top = select_elites(sequences, returns, self._number(returns))
         return weighted_moments(elites, exponential_weights(top, self.temperature))
 
+    def noise(self, world: World, search: Search, samples: int, iteration: int) -> Noise:
+        """See `Population.noise`."""
+        noise = super().noise(world, search, samples, iteration)
+        if self.output != "elite":
+            return noise
+        return noise._replace(choice=draws.uniform(world.rng, world.roots, 1).to(search.mean))
+
     def remember(
-        self, world: World, search: Search, sequences: Tensor, returns: Tensor, final: Rows
+        self, search: Search, noise: Noise, sequences: Tensor, returns: Tensor, final: Rows
     ) -> Search:
         """See `Population.remember`: the best, or the elite that was drawn."""
-        if self.output != "elite":
-            return super().remember(world, search, sequences, returns, final)
+        if noise.choice is None:
+            return super().remember(search, noise, sequences, returns, final)
         top, index = returns.topk(self._number(returns), 1)
         reached = exponential_weights(top, self.temperature).cumsum(1)
-        threshold = draws.uniform(world.rng, world.roots, 1).to(reached) * reached[:, -1:]
+        threshold = noise.choice * reached[:, -1:]
         place = torch.searchsorted(reached, threshold, right=True).clamp(max=top.shape[1] - 1)
         value, drawn = top.gather(1, place).squeeze(1), index.gather(1, place).squeeze(1)
         return keep(search, sequences, value, drawn, final, value > -torch.inf)

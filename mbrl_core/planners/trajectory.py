@@ -258,9 +258,15 @@ def keep_best(search: Search, sequences: Tensor, returns: Tensor, final: Rows) -
     return keep(search, sequences, top, index, final, top > search.best_return)
 
 
-@lru_cache(maxsize=128)
 def first_rows(roots: int, samples: int, device: torch.device) -> Tensor:
     """The row [B] of each root's first candidate among B*N, a constant."""
+    if torch.compiler.is_compiling():
+        return torch.arange(0, roots * samples, samples, device=device)
+    return _first_rows(roots, samples, device)
+
+
+@lru_cache(maxsize=128)
+def _first_rows(roots: int, samples: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return torch.arange(0, roots * samples, samples, device=device)
 
@@ -270,7 +276,8 @@ def keep(
 ) -> Search:
     """The search that, `where` [B] is true, returns candidate `index` [B] with return `value`
     [B]."""
-    row = index + first_rows(*sequences.shape[:2], index.device)
+    roots, samples = sequences.shape[:2]
+    row = index + first_rows(roots, samples, index.device)
     chosen = sequences.flatten(0, 1).index_select(0, row)
     return search._replace(
         best=torch.where(where.view(-1, 1, 1), chosen, search.best),

@@ -226,7 +226,8 @@ def test_tdmpc_draws_better_elites_more_often() -> None:
     sequences = torch.arange(4.0).double().view(1, 4, 1, 1).expand(20000, 4, 1, 1)
     begun = Search(zero, zero + 1, zero, zero[:, 0, 0] - torch.inf, zero[:, 0])
     bounds = planner.bounds(world)
-    learnt = planner.learn(world, bounds, begun, sequences, returns, sequences.reshape(-1, 1))
+    noise = planner.noise(world, begun, 4, 0)
+    learnt = planner.learn(bounds, begun, noise, sequences, returns, sequences.reshape(-1, 1))
     frequency = (learnt.best[:, 0] == torch.arange(4)).double().mean(0)
     torch.testing.assert_close(frequency, (returns[0] / 1.5).softmax(0), atol=0.01, rtol=0)
     assert torch.equal(learnt.best_return, learnt.best[:, 0, 0])
@@ -240,7 +241,8 @@ def test_tdmpc_never_draws_an_elite_without_a_return() -> None:
     world = World("test", glider(), zero[:, 0], rng=generator(0))
     sequences = torch.arange(4.0).double().view(1, 4, 1, 1).expand(500, 4, 1, 1)
     begun = Search(zero, zero + 1, zero, zero[:, 0, 0] - torch.inf, zero[:, 0])
-    learnt = planner.remember(world, begun, sequences, returns, sequences.reshape(-1, 1))
+    noise = planner.noise(world, begun, 4, 0)
+    learnt = planner.remember(begun, noise, sequences, returns, sequences.reshape(-1, 1))
     assert (learnt.best_return == 1).all() and (learnt.best == 1).all()
 
 
@@ -349,7 +351,8 @@ def test_categorical_candidates_follow_their_distribution() -> None:
     planner = CategoricalCEM(horizon=2, samples=40001, elites=10)
     world = World("test", model, state, rng=generator(0))
     p = torch.tensor([[[0.2, 0.5, 0.3], [0.0, 0.1, 0.9]]])
-    drawn = planner.sample(world, planner.bounds(world), search(p), 40001, 0)
+    noise = planner.noise(world, search(p), 40001, 0)
+    drawn = planner.sample(planner.bounds(world), search(p), noise)
     assert torch.equal(drawn[0, 0].argmax(-1), p[0].argmax(-1))  # the first is the mode
     torch.testing.assert_close(drawn[:, 1:].mean(1), p, atol=0.01, rtol=0)
     assert drawn[0, :, 1, 0].sum() == 0
