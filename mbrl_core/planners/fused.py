@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mbrl_core import rows
+from mbrl_core.planners.series import hold_constants
 from mbrl_core.planners.trajectory import Search
 from mbrl_core.rollouts import Futures
 from mbrl_core.types import Rng, Rollout, Rows, Transition
@@ -157,6 +158,7 @@ def _compiled(
         )
         return search, sequences, found
 
+    hold_constants()
     # torch.compile keeps so many compilations of one code object; each planner gets its own.
     name = f"iterate_{next(_NUMBER)}"
     code = iterate.__code__.replace(co_name=name)

@@ -104,7 +104,7 @@ def along_time(sequences: Tensor, make: Matrix, *settings: object) -> Tensor:
 
 
 def _constant(make: Matrix) -> Matrix:
-    """`make(*settings)` in a precision and on a device, computed once; compiled code holds it."""
+    """`make(*settings)` in a precision and on a device, computed once."""
 
     @lru_cache(maxsize=128)
     def once(*settings: object, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -115,11 +115,16 @@ def _constant(make: Matrix) -> Matrix:
         return once(*settings, dtype=dtype, device=device)
 
     constant.__name__ = make.__name__  # torch.compile tells constants apart by it
-    held: Matrix = torch.compiler.assume_constant_result(constant)
-    return held
+    return constant
 
 
 _CONSTANT = {make: _constant(make) for make in (colour, spline, nearest_knots, savitzky_golay)}
+
+
+def hold_constants() -> None:
+    """Let code that is compiled hold the matrices. Loads the compiler, which takes seconds."""
+    for constant in _CONSTANT.values():
+        torch.compiler.assume_constant_result(constant)  # marks it, in place
 
 
 def _gaussian_kernel(a: Tensor, b: Tensor, width: Tensor) -> Tensor:
