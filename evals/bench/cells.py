@@ -14,6 +14,7 @@ CONTROL_PEERS = {
     "CEM": ("torchrl", "mbrl-lib", "stable-worldmodel"),
     "MPPI": ("pytorch-mppi", "torchrl", "mbrl-lib", "stable-worldmodel"),
 }
+MOST_ENTRIES = 2_200_000  # of actions x simulations x roots; beyond, mctx takes minutes a search
 
 
 class Cell(NamedTuple):
@@ -78,6 +79,8 @@ def _trees(full: bool) -> Iterator[Cell]:
         for actions in (4, 18, 82) if full else (4, 18):
             for simulations in (50, 200, 800) if full else (50,):
                 for roots in (1, 32, 256) if full else (1, 32):
+                    if actions * simulations * roots > MOST_ENTRIES:
+                        continue
                     yield Cell("trees", _game(world, "PUCT", actions, simulations, roots), "mctx")
                 yield Cell("trees", _game(world, "Gumbel", actions, simulations, 32), "mctx")
 

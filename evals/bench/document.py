@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from evals.bench.cells import MOST_ENTRIES
 from evals.bench.client import SIDES
 from evals.bench.measure import exponent, geometric_mean
 from evals.bench.training import BATCH, HORIZON
@@ -110,7 +111,8 @@ def _trees(records: Sequence[Record]) -> Section:
         "Above 1: ours does more simulations a second. Both search the same game without noise;\n"
         "the last column is the share of roots for which they choose the same action. mctx\n"
         "compiles its model with the search. Ours calls a `table` or `network` as it calls any\n"
-        "model, through PyTorch; as `rules`, a `Game`, they are compiled with the search."
+        "model, through PyTorch; as `rules`, a `Game`, they are compiled with the search. Left\n"
+        f"out: more than {MOST_ENTRIES:,} actions x simulations x roots, minutes each with mctx."
     )
     names = ["selection", "world", "actions", "simulations", "roots"]
     columns = [*names, "ours, sims/s", "mctx, sims/s", "ours / mctx"]
