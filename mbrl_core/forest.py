@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mbrl_core import rows
+from mbrl_core.planners.playout import Rollouts
 from mbrl_core.types import Rows, Transition, Tree
 from mbrl_core.world import World
 
@@ -17,8 +18,11 @@ class Forest:
     children's.
     """
 
-    def __init__(self, world: World, state: Rows, capacity: int) -> None:
+    def __init__(
+        self, world: World, state: Rows, capacity: int, rollouts: Rollouts | None = None
+    ) -> None:
         self.world = world
+        self.rollouts = rollouts  # what nodes below the root are worth; None: the model's value
         self.capacity = capacity
         device, roots = world.device, world.roots
 
@@ -59,7 +63,8 @@ class Forest:
         """Append a node for each of n transitions, `roots` [n] in ascending order; their numbers
         [n].
 
-        Nodes that have not ended are given the model's value; no visit is counted yet.
+        Nodes that have not ended are given the value of their rollouts, or the model's; no visit is
+        counted yet.
         """
         number = torch.bincount(roots, minlength=len(self.size))
         first = number.cumsum(0) - number
@@ -79,10 +84,15 @@ class Forest:
         self.actions = rows.put(self.actions, row, action, size=total)
         going = (moved.discount != 0).nonzero().squeeze(1)
         if len(going):
-            value = self.world.value(rows.take(moved.state, going), roots[going])
+            value = self._value(rows.take(moved.state, going), roots[going])
             self.raw_value[roots[going], nodes[going]] = value.to(self.raw_value)
         self.value[at] = self.raw_value[at]
         return nodes
+
+    def _value(self, state: Rows, roots: Tensor) -> Tensor:
+        if self.rollouts is None:
+            return self.world.value(state, roots)
+        return self.rollouts.value(self.world, state, roots)
 
     def score(self) -> Tensor:
         """[B, M] return of the path from the root through each node, its own value at the end."""
@@ -157,4 +167,4 @@ class Options:
         return rows.take(self.actions, row), prior
 
 
-_TABLES = set(Tree._fields) - {"size", "states", "actions", "root"}
+_TABLES = set(Tree._fields) - {"size", "states", "actions", "root", "played"}

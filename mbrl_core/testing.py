@@ -13,7 +13,7 @@ import copy
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from mbrl_core.types import (
     Model,
     Plan,
     Planner,
+    Policy,
     Proposal,
     Rng,
     Rollout,
@@ -60,11 +61,10 @@ def check_model(
     """
     total = rows.count(state)
     laws = _Laws(tolerance, seed)
-    if model.policy is not None:
-        policy = model.policy
+    for policy in filter(None, (model.policy, model.rollout)):
         for number in (num, 1):
             _check_proposal(policy.propose(state, number, rng=generator(seed)), total, number)
-        laws.check("Policy.propose", lambda s, _a, rng: policy.propose(s, num, rng=rng), state)
+        laws.check("Policy.propose", _proposing(policy, num), state)
     if model.value is not None:
         value_of = model.value.value
         _check_value(value_of(state), total)
@@ -111,6 +111,10 @@ def check_planner(
     _check_reset(name, planner, model, state, seed, tolerance)
     for unit in ("steps", "proposals", "gradients", "calls"):
         _check_budget(name, planner, model, state, seed, unit, plan.cost)
+
+
+def _proposing(policy: Policy, num: int) -> Callable[[Rows, Rows, Rng], Proposal]:
+    return lambda state, _action, rng: policy.propose(state, num, rng=rng)
 
 
 # Laws of a model
@@ -312,7 +316,7 @@ def _check_trace(name: str, trace: Rollout | Tree, roots: int) -> None:
         good = all(
             getattr(trace, what).shape == shape
             for what in Tree._fields
-            if what not in ("size", "states", "actions", "root")
+            if what not in ("size", "states", "actions", "root", "played")
         )
         good &= shape[0] == roots and rows.count(trace.states) == flat
         children = (torch.arange(shape[1]) >= 1) & (
@@ -438,6 +442,7 @@ class _Counted:
             dynamics=self,
             policy=None if model.policy is None else self,
             value=None if model.value is None else self,
+            rollout=None if model.rollout is None else _Asked(self, model.rollout),
         )
 
     def step(self, state: Rows, action: Rows, *, rng: Rng) -> Transition:
@@ -460,7 +465,11 @@ class _Counted:
     def propose(self, state: Rows, num: int, *, rng: Rng) -> Proposal:
         """See `Policy`."""
         assert self.original.policy is not None
-        proposal = self.original.policy.propose(state, num, rng=rng)
+        return self.ask(self.original.policy, state, num, rng=rng)
+
+    def ask(self, policy: Policy, state: Rows, num: int, *, rng: Rng) -> Proposal:
+        """What a policy of the model proposes, counted."""
+        proposal = policy.propose(state, num, rng=rng)
         drawn = proposal.log_prior > -torch.inf if proposal.drawn is None else proposal.drawn
         self._count("proposals", int(drawn.sum()), proposal.tokens)
         return proposal
@@ -495,6 +504,17 @@ class _Counted:
                 _claim(booked == seen, f"{name} booked {booked} {what}, and the model saw {seen}")
         differentiated = bool((cost.gradients <= cost.steps).all())
         _claim(differentiated, f"{name} cannot differentiate through rows it never stepped")
+
+
+class _Asked(NamedTuple):
+    """The model's rollout policy, counted."""
+
+    counted: _Counted
+    policy: Policy
+
+    def propose(self, state: Rows, num: int, *, rng: Rng) -> Proposal:
+        """See `Policy`."""
+        return self.counted.ask(self.policy, state, num, rng=rng)
 
 
 def _total(each: Tensor | int, state: Rows) -> int:

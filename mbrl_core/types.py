@@ -106,12 +106,18 @@ class Discrete(NamedTuple):
 
 
 class Model(NamedTuple):
-    """All a planner may know of a world. A planner refuses a model that lacks a part it needs."""
+    """All a planner may know of a world. A planner refuses a model that lacks a part it needs.
+
+    `rollout` is a policy for rollouts alone, which value a state by playing on from it: a faster or
+    greedier one than `policy`, or one whose action is all that is left to do (AlphaGo's rollout
+    policy, Silver et al. 2016). None: rollouts follow `policy`.
+    """
 
     dynamics: Dynamics
     policy: Policy | None = None
     value: Value | None = None
     action_space: Box | Discrete | None = None
+    rollout: Policy | None = None
 
 
 class Budget(NamedTuple):
@@ -189,6 +195,19 @@ class RootPolicy(NamedTuple):
     q: Tensor  # [B, K] reward + discount * value; 0 where unvisited
 
 
+class Played(NamedTuple):
+    """The n futures, of all roots, that a search's rollouts played to the end of the episode.
+
+    In the order of the roots, and of each root in the order they were played.
+    """
+
+    root: Tensor  # [n]
+    node: Tensor  # [n] where the future began
+    returns: Tensor  # [n] from the root on; -inf where not finite
+    action: Rows  # n rows: what was done at the node
+    final: Rows  # n rows: the state that ended the episode
+
+
 class Tree(NamedTuple):
     """The search trees of B roots. Node 0 is the root; nodes are numbered in the order of
     expansion, so a parent's number is below its children's. Slots past `size` are empty."""
@@ -206,6 +225,7 @@ class Tree(NamedTuple):
     states: Rows  # B*M rows
     actions: Rows  # B*M rows: the action of the edge into the node; meaningless at the root
     root: RootPolicy | None = None  # where the search recommends a policy
+    played: Played | None = None  # where the search valued its nodes by rollouts
 
 
 class Plan(NamedTuple):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mbrl_core import draws, rows
-from mbrl_core.types import Dynamics, Model, Proposal, Rng, Rows, Tokens, Transition
+from mbrl_core.types import Dynamics, Model, Policy, Proposal, Rng, Rows, Tokens, Transition
 from mbrl_core.world import absorb, place, step_rows, value_rows
 from mbrl_core.wrapper import Wrapper
 
@@ -143,6 +143,7 @@ class Particles:
             dynamics=self,
             policy=None if self.inner.policy is None else self,
             value=None if self.inner.value is None else self,
+            rollout=None if self.inner.rollout is None else _Rolling(self),
         )
 
     def root(self, state: Rows) -> Cloud:
@@ -172,10 +173,14 @@ class Particles:
     def propose(self, state: Cloud, num: int, *, rng: Rng) -> Proposal:
         """See `Policy`."""
         assert self.inner.policy is not None
+        return self.ask(self.inner.policy, state, num, rng=rng)
+
+    def ask(self, policy: Policy, state: Cloud, num: int, *, rng: Rng) -> Proposal:
+        """What a policy of the model below proposes for the first living particle of each row."""
         first = torch.arange(len(state.weight), device=state.weight.device) * self.particles
         if self.terminates:
             first = first + (state.weight != 0).to(torch.int64).argmax(1)
-        return self.inner.policy.propose(rows.take(rows.unpack(state.states), first), num, rng=rng)
+        return policy.propose(rows.take(rows.unpack(state.states), first), num, rng=rng)
 
     def value(self, state: Cloud) -> Tensor:
         """See `Value`."""
@@ -232,6 +237,17 @@ class Particles:
             return amount.new_zeros(len(state.weight)).index_add(0, row.to(amount.device), amount)
 
         return Tokens(*map(together, spent))
+
+
+class _Rolling(NamedTuple):
+    """The rollout policy of the model below, asked of clouds."""
+
+    cloud: Particles
+
+    def propose(self, state: Cloud, num: int, *, rng: Rng) -> Proposal:
+        """See `Policy`."""
+        assert self.cloud.inner.rollout is not None
+        return self.cloud.ask(self.cloud.inner.rollout, state, num, rng=rng)
 
 
 class Unsure(Dynamics, Protocol):

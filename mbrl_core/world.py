@@ -17,7 +17,18 @@ import torch
 from torch import Tensor
 
 from mbrl_core import draws, rows
-from mbrl_core.types import Box, Budget, Cost, Model, Proposal, Rng, Rows, Tokens, Transition
+from mbrl_core.types import (
+    Box,
+    Budget,
+    Cost,
+    Model,
+    Policy,
+    Proposal,
+    Rng,
+    Rows,
+    Tokens,
+    Transition,
+)
 
 
 class World:
@@ -100,8 +111,18 @@ class World:
         """At most `num` candidates for each row; `roots` as in `step_some`, None for all in
         order."""
         assert self.model.policy is not None
+        return self._ask(self.model.policy, state, num, roots)
+
+    def roll(self, state: Rows, roots: Tensor | None = None) -> Rows:
+        """One action of the model's rollout policy, or of its policy, for each row; `roots` as in
+        `propose`."""
+        policy = self.model.rollout or self.model.policy
+        assert policy is not None
+        return self._ask(policy, state, 1, roots).actions
+
+    def _ask(self, policy: Policy, state: Rows, num: int, roots: Tensor | None) -> Proposal:
         total = rows.count(state)
-        proposal = self.model.policy.propose(state, num, rng=self._rng(roots))
+        proposal = policy.propose(state, num, rng=self._rng(roots))
         shape = tuple(proposal.log_prior.shape)
         if len(shape) != 2 or shape[0] != total or not 1 <= shape[1] <= num:
             raise ValueError(

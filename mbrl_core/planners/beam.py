@@ -10,6 +10,7 @@ from torch import Tensor
 from mbrl_core import rows
 from mbrl_core.forest import Forest
 from mbrl_core.planners.common import check_counts, only_finite, warn_of_lost
+from mbrl_core.planners.playout import Rollouts
 from mbrl_core.reducers import Argmax, Reducer
 from mbrl_core.types import Budget, Carry, Event, Listener, Model, Plan, Rng, Rows
 from mbrl_core.world import World
@@ -29,6 +30,11 @@ class BeamSearch:
     `groups * expand` candidates are dealt out to them in turn, and from then on a node competes
     within its group alone. With one place a group this is diverse verifier tree search (Beeching et
     al. 2024, "Scaling test-time compute with open models").
+
+    With `rollouts` the value of a new node is the mean return of so many futures of `rollout_depth`
+    steps of the model's rollout policy, the model's value at their end. One greedy future of a few
+    steps makes the beam lookahead search (Snell et al. 2024, "Scaling LLM test-time compute
+    optimally can be more effective than scaling model parameters", section 5.2).
     """
 
     width: int
@@ -36,9 +42,12 @@ class BeamSearch:
     depth: int
     groups: int = 1
     reduce: Reducer = field(default_factory=Argmax)
+    rollouts: int = 0
+    rollout_depth: int = 1
 
     def __post_init__(self) -> None:
-        check_counts(self, "width", "expand", "depth", "groups")
+        check_counts(self, "width", "expand", "depth", "groups", "rollout_depth")
+        check_counts(self, "rollouts", least=0)
         if self.width % self.groups:
             raise ValueError(
                 f"BeamSearch.width must be a multiple of BeamSearch.groups, and {self.width} is "
@@ -61,7 +70,8 @@ class BeamSearch:
         Raises ValueError where the budget does not allow a single step.
         """
         world = World("BeamSearch", model, state, rng=rng, budget=budget, needs=("policy",))
-        forest = Forest(world, state, 1 + self.depth * self.width * self.expand)
+        ahead = self._ahead() if self.rollouts else None
+        forest = Forest(world, state, 1 + self.depth * self.width * self.expand, ahead)
         everyone = torch.arange(world.roots, device=world.device).unsqueeze(1)
         beam = torch.zeros((world.roots, self.width), dtype=torch.int64, device=world.device)
         present = torch.zeros_like(beam, dtype=torch.bool)
@@ -86,15 +96,20 @@ class BeamSearch:
         warn_of_lost(world.planner, plan)
         return plan, None
 
+    def _ahead(self) -> Rollouts:
+        return Rollouts(self.rollouts, self.rollout_depth)
+
     def _may_grow(self, world: World) -> Tensor:
-        if not world.calls_left(2 + (world.model.value is not None)):
+        calls = 2 + (world.model.value is not None)
+        if not world.calls_left(calls + (self._ahead().calls if self.rollouts else 0)):
             return torch.zeros(world.roots, dtype=torch.bool)
-        return world.within_budget(steps=1, proposals=1)
+        return world.within_budget(steps=1 + self._ahead().steps, proposals=1)
 
     def _shares(self, world: World) -> int:
         """Among how many groups the root's candidates are dealt out: those that can be paid for."""
         limit = world.budget.proposals
-        return self.groups if limit is None else min(self.groups, max(1, limit // self.expand))
+        each = self.expand * (1 + self._ahead().steps)
+        return self.groups if limit is None else min(self.groups, max(1, limit // each))
 
     def _level(
         self,
@@ -113,7 +128,9 @@ class BeamSearch:
         pool = torch.zeros(wide, dtype=torch.int64, device=world.device)
         held = torch.zeros(wide, dtype=torch.bool, device=world.device)
         pool[:, :, 0], held[:, :, 0] = beam, present & ~growing
-        root, place = _first(growing, world.left("proposals"), asked_for).nonzero(as_tuple=True)
+        ahead = 1 + self._ahead().steps  # what comes with each candidate
+        paid = _first(growing, world.left("proposals"), asked_for * ahead)
+        root, place = paid.nonzero(as_tuple=True)
         if len(root):
             node = beam[root, place]
             asked = rows.take(forest.states, forest.flat(root, node))
@@ -121,7 +138,7 @@ class BeamSearch:
             number = proposal.log_prior.shape[1]
             exists = held.new_zeros((world.roots, self.width, asked_for))
             exists[root, place, :number] = proposal.log_prior > -torch.inf
-            exists = _first(exists.flatten(1), world.left("steps")).view_as(exists)
+            exists = _first(exists.flatten(1), world.left("steps"), ahead).view_as(exists)
             which, slot = exists[root, place].nonzero(as_tuple=True)
             if len(which):
                 action = rows.take(proposal.actions, which * number + slot)

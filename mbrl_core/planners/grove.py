@@ -13,41 +13,27 @@ from mbrl_core import rows
 from mbrl_core.planners.compiled import loops_for
 from mbrl_core.planners.game import Game
 from mbrl_core.planners.memory import Memory, Subtree, branch, go_on, searchable
+from mbrl_core.planners.playout import Ends, Rollouts
 from mbrl_core.planners.selection import Search
 from mbrl_core.planners.tree import NONE, OPEN, edge_type, node_type
-from mbrl_core.types import Rng, RootPolicy, Rows, Transition, Tree
+from mbrl_core.types import Played, Rng, RootPolicy, Rows, Transition, Tree
 from mbrl_core.world import World
 
 
-class Rollouts(NamedTuple):
-    """Leaves are worth the mean return of `samples` futures of at most `depth` policy steps."""
+class Complete(NamedTuple):
+    """The C futures of each root that a plan may be chosen from: the paths to all M nodes, and what
+    rollouts played to the end."""
 
-    samples: int
-    depth: int
+    score: Tensor  # [B, C] returns; -inf where a node has not ended, and for the broken
+    states: Rows  # B*C rows: their last states
 
-    @property
-    def steps(self) -> int:
-        """Model steps, and candidates drawn, that one leaf may take."""
-        return self.samples * self.depth
 
-    def value(self, world: World, state: Rows, roots: Tensor) -> Tensor:
-        """Values [R] of R states that belong to `roots` [R]; a future cut at `depth` counts the
-        model's value where there is one."""
-        state, roots = rows.repeat(state, self.samples), roots.repeat_interleave(self.samples)
-        index = torch.arange(len(roots), device=world.device)
-        total = torch.zeros(len(roots), dtype=world.dtype, device=world.device)
-        weight = torch.ones_like(total)
-        for _ in range(self.depth):
-            moved = world.step_some(state, world.propose(state, 1, roots).actions, roots)
-            total[index] += weight * moved.reward
-            going = (moved.discount != 0).nonzero().squeeze(1)
-            weight = (weight * moved.discount)[going]
-            index, roots = index[going], roots[going.to(roots.device)]
-            state = rows.take(moved.state, going)
-            if len(going) == 0:
-                break
-        total[index] += weight * world.value(state, roots)
-        return total.view(-1, self.samples).mean(1)
+class Ending(NamedTuple):
+    """The plans of B roots."""
+
+    action: Rows  # B rows: the first step
+    state: Rows  # B rows: the last state
+    child: np.ndarray  # [B] the root's child on the way; 0 where a rollout of the root leaves it
 
 
 class Grove:
@@ -63,9 +49,12 @@ class Grove:
         *,
         candidates: int,
         rollouts: Rollouts | None = None,
+        keep: bool = False,
         memory: Memory | None = None,
     ) -> None:
         self.world, self.search, self.rollouts = world, search, rollouts
+        self.keep = keep  # the futures that rollouts play to the end
+        self._ends: list[tuple[Tensor, Tensor, Ends]] = []  # with their roots and nodes
         self.candidates = candidates
         # Walks that go together take different candidates of the root.
         alone = not hasattr(search.selection, "together")
@@ -109,7 +98,7 @@ class Grove:
         value = np.zeros(self.world.roots, self.real)
         fresh = torch.tensor([b for b, tree in enumerate(known) if tree is None])
         if len(fresh):
-            found = self._evaluate(rows.take(state, fresh), fresh, first=True)
+            found = self._evaluate(rows.take(state, fresh), fresh, fresh * self.capacity)
             value[fresh.numpy()] = self._host(found)
         self.loops.start(self.nodes, value)
         for b, tree in enumerate(known):
@@ -218,38 +207,52 @@ class Grove:
         moved = self.world.step_some(rows.take(self.states, row), action, owners)
         self.states = rows.put(self.states, new, moved.state, size=self.nodes.size)
         reward, discount = self._host(moved.reward), self._host(moved.discount)
-        return [reward, discount, self._values(moved, discount, roots, owners)]
+        return [reward, discount, self._values(moved, discount, roots, owners, new)]
 
     def _values(
-        self, moved: Transition, discount: np.ndarray, roots: Tensor, owners: Tensor | None
+        self,
+        moved: Transition,
+        discount: np.ndarray,
+        roots: Tensor,
+        owners: Tensor | None,
+        new: Tensor,
     ) -> np.ndarray:
-        """Values of the new nodes; 0 where the episode ended."""
+        """Values of the nodes in rows `new`; 0 where the episode ended."""
         if self.rollouts is not None:
             owners = roots
         if np.count_nonzero(discount) == discount.size:
-            return self._host(self._evaluate(moved.state, owners))
+            return self._host(self._evaluate(moved.state, owners, new))
         value = np.zeros_like(discount)
         going = discount.nonzero()[0]
         if len(going):
             index = torch.from_numpy(going)
-            found = self._evaluate(rows.take(moved.state, index), roots[index])
+            found = self._evaluate(rows.take(moved.state, index), roots[index], new[index])
             value[going] = self._host(found)
         return value
 
-    def _evaluate(self, state: Rows, roots: Tensor | None, first: bool = False) -> Tensor:
+    def _evaluate(self, state: Rows, roots: Tensor | None, new: Tensor) -> Tensor:
+        """Values of the nodes in rows `new`, which belong to `roots`."""
         if self.rollouts is None:
             return self.world.value(state, roots)
         assert roots is not None
-        if first and not self._rollouts_fit():
+        if self.options is None and not self._rollouts_fit():  # the roots
             return torch.zeros(len(roots))
-        return self.rollouts.value(self.world, state, roots)
+        value, ends = self.rollouts.play(self.world, state, roots, keep=self.keep)
+        if ends is not None:
+            row = ends.row.cpu()
+            root = roots[row]
+            self._ends.append((root, new[row] - root * self.capacity, ends))
+        return value
 
     def _rollouts_fit(self) -> bool:
-        """Whether the budget allows to evaluate the roots by rollouts."""
+        """Whether the budget allows to evaluate the roots by rollouts, which cost nobody knows how
+        many tokens, and must not keep the first simulation from being tried."""
         assert self.rollouts is not None
         steps, world = self.rollouts.steps, self.world
+        if world.budget.tokens is not None:
+            return False
         fits = bool(world.within_budget(steps=steps, proposals=steps).all())
-        return fits and world.calls_left(2 * self.rollouts.depth + 1)
+        return fits and world.calls_left(self.rollouts.calls + 1)
 
     def _host(self, x: Tensor) -> np.ndarray:
         """Numbers as the loops take them."""
@@ -302,7 +305,62 @@ class Grove:
         usable = made & self.nodes["ended"] & np.isfinite(score)
         return torch.from_numpy(np.where(usable, score, self.real(-np.inf)))
 
-    def tree(self, weights: np.ndarray) -> Tree:
+    def played(self) -> Played | None:
+        """The futures that rollouts played to the end, where they were kept and there are any."""
+        if not self._ends:
+            return None
+        device = self.world.device
+        root, order = torch.cat([roots for roots, *_ in self._ends]).sort(stable=True)
+        node = torch.cat([nodes for _, nodes, _ in self._ends])[order]
+        returns = torch.cat([ends.returns for *_, ends in self._ends])[order.to(device)]
+        at = (root.numpy(), node.numpy())
+        earned, weight = (
+            torch.from_numpy(self.nodes[name][at]).to(returns) for name in ("earned", "weight")
+        )
+        return Played(
+            root=root,
+            node=node,
+            returns=earned + weight * returns,
+            action=rows.take(rows.concat([ends.action for *_, ends in self._ends]), order),
+            final=rows.take(rows.concat([ends.final for *_, ends in self._ends]), order),
+        )
+
+    def complete(self, played: Played | None) -> Complete:
+        """What a plan may be chosen from: node m of a root is its future m, and what was played
+        comes after all nodes."""
+        score = self.finished()
+        if played is None:
+            return Complete(score, self.states)
+        root, place = played.root, places_of(played.root)
+        row = torch.arange(self.nodes.size).view(score.shape)
+        more = torch.zeros((len(score), int(place.max()) + 1), dtype=torch.int64)
+        ended = torch.full(more.shape, -torch.inf, dtype=score.dtype)
+        more[root, place] = self.nodes.size + torch.arange(len(root))
+        ended[root, place] = played.returns.to(ended)
+        states = rows.concat([self.states, played.final])
+        row = torch.cat([row, more], 1).flatten()
+        return Complete(torch.cat([score, ended], 1), rows.take(states, row))
+
+    def ending(self, future: Tensor, played: Played | None) -> Ending:
+        """Where the futures [B] of `complete` begin and end."""
+        beyond = future >= self.capacity
+        if played is None or not bool(beyond.any()):
+            child = self.first_steps(future.numpy())
+            final = rows.take(self.states, self.flat(future.numpy()))
+            return Ending(self.first_actions(child), final, child)
+        number = torch.bincount(played.root, minlength=len(future))
+        row = (number.cumsum(0) - number + future - self.capacity).where(beyond, torch.tensor(0))
+        node = torch.where(beyond, played.node[row], future)
+        at_root = beyond & (node == 0)
+        child = self.first_steps(node.numpy())
+        final = rows.take(self.states, self.flat(node.numpy()))
+        return Ending(
+            rows.where(at_root, rows.take(played.action, row), self.first_actions(child)),
+            rows.where(beyond, rows.take(played.final, row), final),
+            np.where(at_root.numpy(), 0, child),
+        )
+
+    def tree(self, weights: np.ndarray, played: Played | None = None) -> Tree:
         """The trees as a record; `weights` [B, K] are the recommended policy."""
         used = int(self.size.max())
         states, kept = self.states, self.nodes[:, :used]
@@ -320,6 +378,7 @@ class Grove:
             states=states,
             actions=self._actions(kept["parent"], kept["slot"]),
             root=self._root_policy(weights),
+            played=played,
             **{name: table(name) for name in _TABLES},
         )
 
@@ -364,4 +423,10 @@ class Grove:
         ]
 
 
-_TABLES = set(Tree._fields) - {"size", "states", "actions", "root"}
+_TABLES = set(Tree._fields) - {"size", "states", "actions", "root", "played"}
+
+
+def places_of(root: Tensor) -> Tensor:
+    """For roots [n] in ascending order, how many of the same root came before: [n]."""
+    number = torch.bincount(root)
+    return torch.arange(len(root)) - (number.cumsum(0) - number)[root]

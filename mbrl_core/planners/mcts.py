@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mbrl_core import draws, rows
+from mbrl_core import draws
 from mbrl_core.planners.common import check_counts, check_positive
 from mbrl_core.planners.game import Game
+from mbrl_core.planners.playout import Rollouts
 from mbrl_core.planners.selection import PUCT, Gumbel, Search, Selection
 from mbrl_core.policies import at_temperature
 from mbrl_core.reducers import Reducer
@@ -50,15 +51,17 @@ class MCTS:
     Antonoglou et al. 2022). Games of two players have discount -1.
 
     A new node is worth what the model's value says, or 0 without one; with `rollouts` it is worth
-    the mean return of so many futures of at most `rollout_depth` policy steps. `widening` shows the
+    the mean return of so many futures of at most `rollout_depth` steps of the model's rollout
+    policy. `widening` shows the
     candidates of a node little by little. `leaves` walks go down each tree before the model is
     called for all of them; 1 is the sequential search, where only those go together that would have
     met nothing new one by one (a round of `Gumbel`). With `reuse` a search from the state that the
     action led to goes on in the tree below it, which is the carry, and adds `simulations`. A model
     that is a `Game` is searched without leaving compiled code.
 
-    With `reduce` the plan is chosen among the ended nodes that the search met, by their return: the
-    best complete solution (`Argmax`) or the answer most of them give (`Vote`). Without, or where
+    With `reduce` the plan is chosen among the ended nodes that the search met and the futures that
+    its rollouts played to the end, by their return: the best complete solution (`Argmax`) or the
+    answer most of them give (`Vote`). Without, or where
     none ended, the plan is the root's choice by `selection`, continued along the most visited
     children; at a `temperature` T above 0 the root's choice is drawn from the recommended weights
     to the power 1/T. The weights are in `Tree.root`, as a target for a policy.
@@ -134,7 +137,7 @@ class MCTS:
         return self._finish(world, grove)
 
     def _plant(self, world: World, state: Rows, carry: Memory | None) -> Grove:
-        from mbrl_core.planners.grove import Grove, Rollouts
+        from mbrl_core.planners.grove import Grove
 
         shown = self.widening or Widening(math.inf)
         deepest = np.iinfo(np.int32).max if self.max_depth is None else self.max_depth
@@ -146,6 +149,7 @@ class MCTS:
             ),
             candidates=self.candidates,
             rollouts=Rollouts(self.rollouts, self.rollout_depth) if self.rollouts else None,
+            keep=self.reduce is not None,
             memory=carry,
         )
 
@@ -162,8 +166,8 @@ class MCTS:
         """How many simulations [B] the budget allows each root at once, at most `at_once`."""
         if world.unlimited:
             return np.full(world.roots, at_once)
-        ahead = self.rollouts * self.rollout_depth
-        calls = 2 + (2 * self.rollout_depth if self.rollouts else 0)
+        rollouts = Rollouts(self.rollouts, self.rollout_depth)
+        ahead, calls = rollouts.steps, 2 + (rollouts.calls if self.rollouts else 0)
         if not world.calls_left(calls + (world.model.value is not None)):
             return np.zeros(world.roots, np.int64)
         number = at_once * world.within_budget().long()
@@ -183,22 +187,24 @@ class MCTS:
         valid = np.any(final > -np.inf, axis=1)
         node = grove.principal(self._decide(final, weights, valid, world.rng))
         value = torch.from_numpy(grove.nodes["value"][:, 0].copy())
+        played = grove.played()
+        future = torch.from_numpy(node)  # of those in `complete`, where the nodes come first
         if self.reduce is not None:
-            score = grove.finished()
-            chosen, worth = self.reduce(score, grove.states)
-            some = (score > -torch.inf).any(1)
-            node = torch.where(some, chosen, torch.from_numpy(node)).numpy()
+            complete = grove.complete(played)
+            chosen, worth = self.reduce(complete.score, complete.states)
+            some = (complete.score > -torch.inf).any(1)
+            future = torch.where(some, chosen, future)
             value = torch.where(some, worth, value)
-        child = grove.first_steps(node)
+        ending = grove.ending(future, played)
         plan = Plan(
-            action=grove.first_actions(child),
+            action=ending.action,
             value=value.to(world.device),
-            final=rows.take(grove.states, grove.flat(node)),
-            trace=grove.tree(weights),
+            final=ending.state,
+            trace=grove.tree(weights, played),
             cost=world.cost(),
             valid=torch.from_numpy(valid).to(world.device),
         )
-        return plan, grove.remember(child) if self.reuse else None
+        return plan, grove.remember(ending.child) if self.reuse else None
 
     def _decide(
         self, final: np.ndarray, weights: np.ndarray, valid: np.ndarray, rng: Rng

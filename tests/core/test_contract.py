@@ -80,12 +80,13 @@ class Fenced(Glider):
 
 
 FENCED = Fenced()
-RISKY = Particles(tensor_garden(0.25), 3, CVaR(0.5))
+ROLLING = tensor_garden(0.25)._replace(rollout=tensor_garden().policy)
+RISKY = Particles(ROLLING, 3, CVaR(0.5))
 RISKY_TEXT = Particles(text_garden(0.25), 2, Worst())
 WINDY = Particles(gusty_glider(), 3, MeanStd(0.5))
 WORLDS: dict[str, tuple[Model, Rows]] = {
     "tensors": (tensor_garden(), tensor_rows(PATHS)),
-    "slippery_tensors": (tensor_garden(0.25), tensor_rows(PATHS)),
+    "slippery_tensors": (ROLLING, tensor_rows(PATHS)),
     "double_rewards": (double_rewards(), tensor_rows(PATHS)),
     "text": (text_garden(0.25), PATHS),
     "text_with_tokens": (metered_garden(), PATHS),
@@ -122,6 +123,10 @@ ANYWHERE: dict[str, Planner] = {
     "gumbel": MCTS(simulations=10, candidates=3, selection=Gumbel()),
     "gumbel_leaves": MCTS(simulations=10, candidates=3, selection=Gumbel(), leaves=3),
     "uct_rollouts": MCTS(simulations=5, candidates=3, selection=UCT(), rollouts=2, rollout_depth=3),
+    "uct_solutions": MCTS(
+        simulations=5, candidates=2, selection=UCT(), rollouts=2, rollout_depth=2, reduce=Argmax()
+    ),
+    "beam_lookahead": BeamSearch(width=2, expand=2, depth=2, rollouts=2, rollout_depth=2),
     "puct_reuse": MCTS(
         simulations=10,
         candidates=3,

@@ -83,6 +83,10 @@ PLANNERS: dict[str, Callable[[Answers], Planner]] = {
     "uct_rollouts": lambda _: MCTS(
         simulations=10, candidates=3, selection=UCT(), rollouts=2, rollout_depth=3
     ),
+    "uct_rollouts_voting": lambda key: MCTS(
+        simulations=10, candidates=3, selection=UCT(), rollouts=2, rollout_depth=3, reduce=Vote(key)
+    ),
+    "beam_lookahead": lambda _: BeamSearch(width=2, expand=3, depth=3, rollouts=2, rollout_depth=2),
     "puct_shallow": lambda _: MCTS(simulations=20, candidates=3, max_depth=2),
     "gumbel": lambda _: MCTS(simulations=20, candidates=3, selection=Gumbel(considered=2)),
     "uct_best_solution": lambda _: MCTS(
