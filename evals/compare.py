@@ -17,7 +17,7 @@ import numpy as np
 from evals.records import load_run
 from evals.stats import Estimate, paired_difference
 
-MEASURES = ("numeric", "return")
+MEASURES = ("correct", "return")
 
 
 def compare(
@@ -43,7 +43,7 @@ def compare(
     values = [[float(run[id][name]) for id in ids] for run in runs]
     gain = paired_difference(values[0], values[1], np.random.default_rng(seed))
     means = [float(np.mean(of_run)) for of_run in values]
-    what, scale = ("accuracy in %", 100.0) if name == "numeric" else ("return", 1.0)
+    what, scale = ("return", 1.0) if name == "return" else ("accuracy in %", 100.0)
     first, second, mean, low, high = (f"{scale * x:.1f}" for x in (*means, *gain))
     say(
         f"{what}: {first} against {second} on {len(ids)} in common, "

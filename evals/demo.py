@@ -269,8 +269,8 @@ def _comparison(answered: dict[str, list[dict[str, Any]]], problems: int) -> str
     """What the paired records say of best-of-n against greedy."""
     greedy, sampled = answered["greedy"], answered["sampled"]
     gain = paired_difference(
-        [float(record["numeric"]) for record in sampled],
-        [float(record["numeric"]) for record in greedy],
+        [float(record["correct"]) for record in sampled],
+        [float(record["correct"]) for record in greedy],
         np.random.default_rng(0),
     )
     right = np.mean([any(s["correct"] for s in record["samples"]) for record in sampled])
@@ -301,7 +301,7 @@ def _costs(records: list[dict[str, Any]]) -> list[float]:
 
 def _point(records: list[dict[str, Any]]) -> Point:
     """What one run gave."""
-    right = sum(record["numeric"] for record in records)
+    right = sum(record["correct"] for record in records)
     tokens, prefilled, scored = _costs(records)
     return Point(tokens, prefilled, scored, wilson_interval(right, len(records)))
 
@@ -364,7 +364,7 @@ def _tree_section(answered: dict[str, list[dict[str, Any]]], problems: int, seed
     """The tree of the first problem that tree search gets right and greedy does not, if any."""
     pairs = zip(answered["greedy"], answered[f"mcts-{len(TREES['mcts']) - 1}"], strict=True)
     gained = [
-        searched["id"] for greedy, searched in pairs if searched["numeric"] > greedy["numeric"]
+        searched["id"] for greedy, searched in pairs if searched["correct"] > greedy["correct"]
     ]
     found = load_task("generated", limit=problems)
     problem = next((p for p in found if p.id in gained), found[0])

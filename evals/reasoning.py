@@ -1,4 +1,4 @@
-"""Answer word problems with a language model and a search strategy.
+"""Answer the problems of a task with a language model and a search strategy.
 
     python -m evals.reasoning task=gsm8k data=test.jsonl limit=200 strategy=best_of_n n=16 out=DIR
 
@@ -8,6 +8,7 @@ the same arguments it answers what is missing.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,14 +25,16 @@ from evals.runner import Crew, Kept, Runner, RunnerKind, runner_of
 from evals.stats import wilson_interval
 from mbrl_core import Budget, Plan, Rollout, Tree
 from mbrl_core.viewer import save_html
+from reasoning.difficulty import ComputeOptimal
 from reasoning.embedded import folder_of
 from reasoning.engines import Engine, EngineKind, load_engine
 from reasoning.grading import GRADERS
 from reasoning.prompts import Prompt, pick_shots
 from reasoning.reasoner import Outcome, Reasoner
 from reasoning.scorers import JUDGES, ReadingScorer, load_prm, make_judge
-from reasoning.strategies import Strategy, answer_of
-from reasoning.tasks import DEFAULT_STEPS, Problem, load_task
+from reasoning.strategies import FinalAnswer, Strategy
+from reasoning.tasks import Problem, Task, find_task
+from reasoning.tasks.types import Grading
 from reasoning.world import Aggregate, Continuation, Scorer, Thought
 
 NOT_DECIDING = ("trees", "groups", "runner", "workers", "cpus", "gpus", "address")
@@ -41,7 +44,7 @@ NOT_DECIDING = ("trees", "groups", "runner", "workers", "cpus", "gpus", "address
 def evaluate(
     *,
     task: str,
-    strategy: Strategy,
+    strategy: Strategy | ComputeOptimal,
     model: str = "embedded",
     scorer: str | None = None,
     calculator: bool = True,
@@ -75,13 +78,15 @@ def evaluate(
     """Answer the problems of a task and return the summary.
 
     Args:
-        task: `gsm8k` or `generated`.
-        strategy: how to search, from `reasoning.strategies`.
+        task: a name in `reasoning.tasks.TASKS`, or `package.module:NAME` for one's own.
+        strategy: how to search, from `reasoning.strategies`, or `reasoning.difficulty`'s choice
+            among them.
         model: a folder or hub name of a causal language model; `embedded` comes with the package.
         scorer: the same of a reward model, or a judge that asks `model` itself: critique,
             verdicts, votes or likelihood (see `reasoning.scorers`); null scores a solution by its
             tokens' mean probability.
-        calculator: whether a solution with an equation `<<3*4=13>>` that does not hold is worth 0.
+        calculator: whether a solution with a step that calculation alone refutes is worth 0, such
+            as `<<3*4=13>>`, or in the Game of 24 an operation that is not legal.
         data: a local file or hub name of the task, where it needs one.
         split: train or test.
         limit: answer only the first so many problems.
@@ -96,7 +101,8 @@ def evaluate(
         scorer_engine, scorer_options: the same for the scorer, by default on vLLM where the model
             is, else on transformers; a judge takes its own parameters.
         shots: worked examples shown before each question.
-        shots_data: where they come from; by default the training split of the task.
+        shots_data: where they come from; by default the training split of the task, or what the
+            task has of its own. A question that is asked is never among them.
         aggregate: how step scores make a solution's score: product, min, mean or last; null is
             the scorer's own.
         max_tokens: decoded at most per solution, or per step where the strategy goes by steps.
@@ -134,10 +140,12 @@ def evaluate(
             raise ValueError(f"{name} must be {at_least}, not {value}")
     if steps is not None and len(steps) != 2:
         raise ValueError(f"steps must be [least,greatest], not {steps}")
+    if isinstance(strategy, ComputeOptimal):  # a table may change under its name
+        described["table"] = hashlib.sha256(repr(strategy).encode()).hexdigest()[:12]
     described["weights"] = fingerprint(folder_of(model, "lm"))
     described["scorer_weights"] = scorer and fingerprint(folder_of(scorer, "scorer"))
-    least, most = steps or DEFAULT_STEPS
-    problems = load_task(task, data=data, split=split, limit=limit, steps=(least, most))
+    kind = find_task(task, steps=(steps[0], steps[1]) if steps else None)
+    problems = kind.load(data=data, split=split, limit=limit)
     folder = Path(out) / "trees"
     pages = {p.id: folder / f"{p.id.replace('/', '-')}.html" for p in problems[:trees]}
     lm, judge = Loaded(model, engine, dict(engine_options or {})), None
@@ -146,13 +154,14 @@ def evaluate(
         judge = Loaded(scorer, beside, dict(scorer_options or {}))
         lm, judge = share_card(lm, judge)
     work = Answering(
+        task=kind,
         strategy=strategy,
         model=lm,
         scorer=judge,
         calculator=calculator,
         aggregate=aggregate,
         max_tokens=max_tokens,
-        prompt=few_shot(task, shots, shots_data, data),
+        prompt=few_shot(kind, shots, shots_data, data, problems),
         group=group,
         groups=groups,
         seed=seed,
@@ -173,7 +182,7 @@ def evaluate(
         failures = store.failures
         if not len(store):
             raise ValueError(f"no problem could be answered: {next(iter(failures.values()))}")
-        summary = summarize(store.records, len(failures))
+        summary = summarize(store.records, len(failures), tuple(kind.graders))
         store.write_summary(summary)
     mean, low, high = summary["accuracy"].values()
     say(
@@ -219,7 +228,8 @@ def share_card(lm: Loaded, scorer: Loaded) -> tuple[Loaded, Loaded]:
 class Answering:
     """Answers problems with an engine that it loads where it works; see `evals.runner.Work`."""
 
-    strategy: Strategy
+    task: Task
+    strategy: Strategy | ComputeOptimal
     model: Loaded
     scorer: Loaded | None
     calculator: bool
@@ -256,6 +266,7 @@ class Answering:
             calculator=self.calculator,
             aggregate=self.aggregate,
             max_tokens=self.max_tokens,
+            task=self.task,
             prompt=self.prompt,
         )
         sizes = self.group, self.groups
@@ -284,16 +295,23 @@ def placed(
     return runner_of(runner, workers, cpus, gpus, address)
 
 
-def few_shot(task: str, number: int, shots_data: str | None, data: str | None) -> Prompt | None:
-    """A prompt with worked examples of a task's training split; None without examples.
+def few_shot(
+    task: Task,
+    number: int,
+    shots_data: str | None,
+    data: str | None,
+    asked: Sequence[Problem],
+) -> Prompt | None:
+    """The task's prompt with worked examples, none of which is asked; see `Task.examples`.
 
-    Raises ValueError where they would come from the file that holds the problems.
+    Raises ValueError where there are too few examples, or they would come from the file that holds
+    the problems.
     """
     if number == 0:
-        return None
-    if shots_data is None and data is not None and Path(data).is_file():
-        raise ValueError(f"shots need shots_data=...: {data} holds the problems that are asked")
-    return Prompt(shots=pick_shots(load_task(task, data=shots_data or data, split="train"), number))
+        return task.prompt()
+    questions = {problem.question for problem in asked}
+    known = [p for p in task.examples(data, shots_data) if p.question not in questions]
+    return task.prompt(pick_shots(known, number, write=task.write))
 
 
 def load_scorer(
@@ -341,7 +359,7 @@ def _answer_all(
 
     for done in in_threads(answer, todo, at_once):
         _keep(store, done, pages)
-        correct = [record["numeric"] for record in store.records]
+        correct = [record["correct"] for record in store.records]
         accuracy = f"accuracy {np.mean(correct):.1%}" if correct else "all failed"
         say(f"{len(store):5d}/{len(problems)}  {accuracy}  {done.seconds:.2f} s a problem")
 
@@ -446,15 +464,18 @@ def _fits(reasoner: Reasoner, problem: Problem, store: RecordStore) -> bool:
     return False
 
 
-def summarize(records: list[dict[str, Any]], failed: int = 0) -> dict[str, Any]:
+def summarize(
+    records: list[dict[str, Any]], failed: int = 0, graders: Sequence[str] = tuple(GRADERS)
+) -> dict[str, Any]:
     """Accuracy by each grader, what the samples held, and what a problem cost on average.
 
-    `accuracy` is that of the chosen solution by the numeric grader; `any` the share of problems of
-    which some complete solution is right, `mean` the average share of right ones. The `failed`
-    problems, at which an engine failed, have no record and count nowhere else. `fill` is how full
-    the engine's batches were.
+    `accuracy` is that of the chosen solution by the task's own grader; `any` the share of problems
+    of which some complete solution is right, `mean` the average share of right ones. The `failed`
+    problems, at which an engine failed, have no record and count nowhere else. Of the `ungraded`
+    ones the grader did not find out whether the answer is right: it counts as wrong. `fill` is how
+    full the engine's batches were.
     """
-    correct = [bool(record["numeric"]) for record in records]
+    correct = [record["correct"] for record in records]
 
     def average(name: str) -> float:
         return float(np.mean([record[name] for record in records]))
@@ -462,8 +483,9 @@ def summarize(records: list[dict[str, Any]], failed: int = 0) -> dict[str, Any]:
     return {
         "problems": len(records),
         "accuracy": wilson_interval(sum(correct), len(correct))._asdict(),
-        **{grader: average(grader) for grader in GRADERS},
+        **{grader: average(grader) for grader in graders},
         "failed": failed,
+        "ungraded": sum("ungraded" in record for record in records),
         "unparsed": float(np.mean([record["answer"] is None for record in records])),
         "any": float(np.mean([any(s["correct"] for s in r["samples"]) for r in records])),
         "mean": float(
@@ -478,11 +500,15 @@ def _record(plan: Plan, row: int, problem: Problem) -> dict[str, Any]:
     """What one problem leaves behind: enough to grade and to choose again without the model."""
     thought = plan.final[row]
     tokens = plan.cost.tokens
+    complete = _complete(plan, row)
+    answer, *answers = FinalAnswer()([thought, *(sample for sample, _ in complete)])
     return {
         "question": problem.question,
         "reference": problem.answer,
         "text": thought.text,
+        "answer": answer,
         **_graded(thought, problem),
+        **{name: _accepts(grade, thought, problem) for name, grade in thought.task.graders.items()},
         "value": _finite(float(plan.value[row])),
         "tokens": int(tokens.decoded[row]),
         "prefilled": int(tokens.prefilled[row]),
@@ -491,15 +517,15 @@ def _record(plan: Plan, row: int, problem: Problem) -> dict[str, Any]:
         "samples": [
             {
                 "text": sample.text,
-                "answer": _graded(sample, problem)["answer"],
-                "correct": _graded(sample, problem)["numeric"],
+                "answer": said,
+                **_graded(sample, problem),
                 "value": _finite(value),
                 "scores": list(sample.scores),
                 "logprob": _finite(sample.logprob),
                 "finish": sample.finish,
                 "tokens": sum(len(step.tokens) for step in sample.steps),
             }
-            for sample, value in _complete(plan, row)
+            for (sample, value), said in zip(complete, answers, strict=True)
         ],
         **({"tree": _nodes(plan.trace, row)} if isinstance(plan.trace, Tree) else {}),
     }
@@ -526,14 +552,17 @@ def _nodes(tree: Tree, row: int) -> dict[str, list[Any]]:
 
 
 def _graded(thought: Thought, problem: Problem) -> dict[str, Any]:
-    """The answer and whether each grader accepts it; a cut solution has none and is wrong."""
+    """Whether the task accepts a solution, and why that was not found out where it was not; a cut
+    solution is wrong."""
     if thought.finish != "answered":
-        return {"answer": None, **dict.fromkeys(GRADERS, False)}
-    grades = {name: grader(thought.text, problem.answer) for name, grader in GRADERS.items()}
-    return {
-        "answer": answer_of(thought),
-        **{name: bool(grade.correct) for name, grade in grades.items()},
-    }
+        return {"correct": False}
+    grade = thought.task.grade(thought.text, problem)
+    reason = {"ungraded": grade.reason} if grade.reason else {}
+    return {"correct": bool(grade.correct), **reason}
+
+
+def _accepts(grade: Grading, thought: Thought, problem: Problem) -> bool:
+    return thought.finish == "answered" and bool(grade(thought.text, problem).correct)
 
 
 def _finite(value: float) -> float | None:
@@ -562,9 +591,23 @@ def _met(plan: Plan, row: int) -> list[tuple[Thought, float]]:
     width = trace.parent.shape[1]
     size = int(trace.size[row])
     thoughts = trace.states[row * width : row * width + size]
-    rewards = trace.reward[row, :size].tolist()  # all of a solution's return comes with its end
-    pairs = zip(thoughts, rewards, strict=True)
-    return [(thought, reward) for thought, reward in pairs if thought.finish != "open"]
+    pairs = zip(thoughts, _path_returns(trace, row, size), strict=True)
+    found = [(thought, worth) for thought, worth in pairs if thought.finish != "open"]
+    if trace.played is not None:
+        for i in (trace.played.root == row).nonzero().squeeze(1).tolist():
+            found.append((trace.played.final[i], float(trace.played.returns[i])))
+    return found
+
+
+def _path_returns(tree: Tree, row: int, size: int) -> list[float]:
+    """What the path to each node of a tree has earned."""
+    names = ("parent", "reward", "discount")
+    columns = zip(*(getattr(tree, name)[row, :size].tolist() for name in names), strict=True)
+    earned, weight = [0.0], [1.0]
+    for parent, reward, discount in list(columns)[1:]:
+        earned.append(earned[parent] + weight[parent] * reward)
+        weight.append(weight[parent] * discount)
+    return earned
 
 
 if __name__ == "__main__":

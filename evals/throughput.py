@@ -25,7 +25,7 @@ from reasoning.embedded import folder_of
 from reasoning.engines import Completion, Engine, EngineKind, Request, ScoreRequest, load_engine
 from reasoning.reasoner import Reasoner
 from reasoning.strategies import Strategy
-from reasoning.tasks import Problem, load_task
+from reasoning.tasks import Problem, find_task
 
 
 class Noted:
@@ -97,7 +97,8 @@ def throughput(
     for name, value in (("groups", groups), ("alone", alone), ("rounds", rounds)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
-    problems = load_task(task, data=data, limit=limit)
+    kind = find_task(task)
+    problems = kind.load(data=data, limit=limit)
     with ExitStack() as stack:
         lm = Noted(load_engine(folder_of(model, "lm"), engine, engine_options))
         stack.callback(lm.close)
@@ -108,7 +109,11 @@ def throughput(
             judge.engine = engines[1]
             stack.callback(judge.engine.close)
         reasoner = Reasoner(
-            engine=cast(Engine, lm), strategy=strategy, scorer=judge, max_tokens=max_tokens
+            engine=cast(Engine, lm),
+            strategy=strategy,
+            scorer=judge,
+            max_tokens=max_tokens,
+            task=kind,
         )
         _search(reasoner, problems[:2], 1, seed)  # what is slow the first time only
         measured = []

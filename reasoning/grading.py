@@ -10,7 +10,6 @@ An answer that cannot be extracted is ``None``; it is never taken for 0, and nev
 import re
 from collections.abc import Callable
 from decimal import Decimal
-from difflib import get_close_matches
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -32,11 +31,14 @@ class Grade(NamedTuple):
 
     Fields:
         extracted: the answer as found in the text; None when there is none.
-        correct: whether it equals the reference; None when nothing was extracted.
+        correct: whether it equals the reference; None when nothing was extracted, or when that was
+            not found out.
+        reason: why it was not found out.
     """
 
     extracted: str | None
     correct: bool | None
+    reason: str = ""
 
 
 def extract_strict(text: str) -> str | None:
@@ -112,17 +114,3 @@ GRADERS = {
         Grader("numeric", extract_numeric, _same_number),
     )
 }
-
-
-def load_grader(name: str) -> Grader:
-    """Grader by name.
-
-    Raises:
-        ValueError: unknown name; the nearest valid one is given.
-    """
-    if name not in GRADERS:
-        near = get_close_matches(name, GRADERS, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"There is no grader {name!r}; did you mean {near!r}? Graders: {', '.join(GRADERS)}."
-        )
-    return GRADERS[name]

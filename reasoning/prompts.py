@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,12 +32,15 @@ class Prompt:
     shots: examples shown before the question: turns of the chat, or text separated by empty lines.
     chat: whether to use the model's chat template; None: where the engine has one.
     plain: a question in a plain prompt.
+    bare: a plain prompt goes without the instruction, which means little to a model that only
+        continues text.
     """
 
     instruction: str | None = None
     shots: tuple[Shot, ...] = ()
     chat: bool | None = None
     plain: str = PLAIN
+    bare: bool = False
 
     def __post_init__(self) -> None:
         if "{question}" not in self.plain:
@@ -64,7 +67,7 @@ class Prompt:
         return [*turns, Turn("user", before + question)]
 
     def _text(self, question: str) -> str:
-        parts = [self.instruction] if self.instruction else []
+        parts = [self.instruction] if self.instruction and not self.bare else []
         parts += [self._ask(shot.question) + shot.solution.rstrip("\n") for shot in self.shots]
         return "\n\n".join([*parts, self._ask(question)])
 
@@ -72,8 +75,23 @@ class Prompt:
         return self.plain.replace("{question}", question)
 
 
-def pick_shots(problems: Sequence[Problem], number: int, *, seed: int = 0) -> tuple[Shot, ...]:
+def encode_ask(engine: Encoder, text: str) -> tuple[int, ...]:
+    """Token ids of a request that is no question of a task: a turn of a chat, or plain text."""
+    if engine.chat:
+        return engine.encode_chat([Turn("user", text)])
+    return engine.encode(text, start=True)
+
+
+def pick_shots(
+    problems: Sequence[Problem],
+    number: int,
+    *,
+    seed: int = 0,
+    write: Callable[[Problem], str] | None = None,
+) -> tuple[Shot, ...]:
     """`number` worked examples drawn without replacement from a task's training problems.
+
+    `write` makes a problem's solution text; by default in GSM8K's format.
 
     Raises ValueError where too few of them have a solution.
     """
@@ -83,4 +101,7 @@ def pick_shots(problems: Sequence[Problem], number: int, *, seed: int = 0) -> tu
             f"{number} examples cannot be drawn from {len(worked)} problems with a solution"
         )
     chosen = Random(seed).sample(worked, number)
-    return tuple(Shot(problem.question, problem.solution_text()) for problem in chosen)
+    return tuple(
+        Shot(problem.question, write(problem) if write else problem.solution_text())
+        for problem in chosen
+    )

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 
 from mbrl_core import Budget, Listener, Model, Plan, RandomShooting, Rng, generator
 from mbrl_core.rows import take
+from reasoning.difficulty import ComputeOptimal
 from reasoning.engines.base import Engine
 from reasoning.prompts import Prompt
-from reasoning.strategies import Strategy, answer_of
+from reasoning.strategies import Strategy
+from reasoning.tasks.types import Task
+from reasoning.tasks.words import GSM8K
 from reasoning.world import (
     Aggregate,
     Failures,
@@ -21,6 +24,7 @@ from reasoning.world import (
     Scorer,
     TextWorld,
     Thought,
+    Unit,
     text_model,
 )
 
@@ -29,7 +33,7 @@ class Answer(NamedTuple):
     """What was found for one question."""
 
     text: str  # the solution chosen
-    answer: str | None  # its final number; None where it has none
+    answer: str | None  # what it answers, a number say; None where it answers nothing
     finished: bool  # False: cut by a limit of tokens, steps or budget
     score: float  # the planner's value of its choice
     tokens: int  # decoded
@@ -52,17 +56,19 @@ class Reasoner:
     calculator: whether a solution with a wrong equation is worth 0 (see `TextWorld`).
     max_tokens: decoded at most per solution, or per step where the strategy goes by steps.
     finish: what a budget or a depth limit left open is completed greedily, at its own cost.
-    prompt: how questions are put; by default as the engine's model expects them, without examples.
+    task: what the questions are: where a solution ends, what it answers, and how it is asked for.
+    prompt: how questions are put; by default as the task has it, without examples.
     """
 
     engine: Engine
-    strategy: Strategy
+    strategy: Strategy | ComputeOptimal
     scorer: Scorer | None = None
     aggregate: Aggregate | None = None
     calculator: bool = False
     max_tokens: int = 256
     max_steps: int = 24
     finish: bool = True
+    task: Task = GSM8K
     prompt: Prompt | None = None
 
     def __call__(
@@ -80,7 +86,7 @@ class Reasoner:
         return [
             Answer(
                 text=thought.text,
-                answer=answer_of(thought),
+                answer=thought.answer,
                 finished=thought.finish == "answered",
                 score=float(plan.value[row]),
                 tokens=int(cost.tokens.decoded[row]),
@@ -122,45 +128,71 @@ class Reasoner:
                 raise ValueError(f"question {row} is empty")
         names = questions if ids is None else ids
         rng = [generator(_hash(seed, name)) for name in names]
-        state = [Thought(question, self.encode(question)) for question in questions]
+        state = [Thought(q, self.encode(q), task=self.task) for q in questions]
         failures: Failures = {}
-        model = self.model(failures)
-        plan, _ = self.strategy.planner(model, state, rng=rng, budget=budget, listen=listen)
-        if self.finish:
-            plan = self._finish(plan, rng, failures)
+        plan = self.search(self.strategy, state, failures, rng=rng, budget=budget, listen=listen)
         return Outcome(plan, [failures.get(thought.prompt) for thought in state])
+
+    def search(
+        self,
+        strategy: Strategy | ComputeOptimal,
+        state: list[Thought],
+        failures: Failures,
+        *,
+        rng: Rng,
+        budget: Budget | None = None,
+        listen: Listener | None = None,
+    ) -> Plan:
+        """What a strategy finds for questions; what fails is noted in `failures`."""
+        if isinstance(strategy, ComputeOptimal):
+            return strategy.search(self, state, failures, rng=rng, budget=budget, listen=listen)
+        model = self.model(failures, strategy)
+        plan, _ = strategy.planner(model, state, rng=rng, budget=budget, listen=listen)
+        return self._finish(plan, model, strategy, rng, failures) if self.finish else plan
 
     def encode(self, question: str) -> tuple[int, ...]:
         """Token ids of the prompt for a question."""
-        if self.prompt is None:
+        if isinstance(self.strategy, Strategy) and self.strategy.world is not None:
+            return self.strategy.world.encode(self.engine, question)
+        prompt = self.prompt or self.task.prompt()
+        if prompt is None:
             return self.engine.encode_prompt(question)
-        return self.prompt.encode(self.engine, question)
+        return prompt.encode(self.engine, question)
 
-    def model(self, failures: Failures | None = None) -> Model:
+    def model(self, failures: Failures | None = None, strategy: Strategy | None = None) -> Model:
         """The language model as the planner sees it; it notes in `failures` what fails."""
         failures = {} if failures is None else failures
-        return text_model(
-            LanguagePolicy(
-                self.engine,
-                unit=self.strategy.unit,
-                temperature=self.strategy.temperature,
-                max_tokens=self.max_tokens,
-                merge=self.strategy.merge,
-                failures=failures,
-            ),
+        chosen = strategy or self.strategy
+        strategy = chosen.probing if isinstance(chosen, ComputeOptimal) else chosen
+        if strategy.world is not None:
+            return strategy.world.model(
+                self.engine, strategy.temperature, self.max_tokens, failures
+            )
+        policy = self._policy(strategy.unit, strategy.temperature, failures)
+        model = text_model(
+            replace(policy, merge=strategy.merge),
             TextWorld(
                 self.scorer, self.aggregate, self.calculator, self.max_steps, failures=failures
             ),
         )
+        if strategy.rollout is None:
+            return model
+        return model._replace(rollout=self._policy(*strategy.rollout, failures))
 
-    def _finish(self, plan: Plan, rng: Rng, failures: Failures) -> Plan:
+    def _policy(self, unit: Unit, temperature: float, failures: Failures) -> LanguagePolicy:
+        return LanguagePolicy(self.engine, unit, temperature, self.max_tokens, failures=failures)
+
+    def _finish(
+        self, plan: Plan, model: Model, strategy: Strategy, rng: Rng, failures: Failures
+    ) -> Plan:
         """Complete the solutions that are still open."""
         index = torch.tensor([i for i, t in enumerate(plan.final) if t.finish == "open"])
         if len(index) == 0:
             return plan
-        model = self.model(failures)
-        greedy = LanguagePolicy(self.engine, "solution", 0.0, self.max_tokens, failures=failures)
-        rest, _ = RandomShooting(samples=1, horizon=1)(
+        own = strategy.world is not None
+        greedy = model.rollout if own else self._policy("solution", 0.0, failures)
+        complete = RandomShooting(samples=1, horizon=self.max_steps if own else 1)
+        rest, _ = complete(
             model._replace(policy=greedy),
             take(plan.final, index),
             rng=[rng[i] for i in index.tolist()],  # type: ignore[index]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Protocol
 
 from mbrl_core import (
     MCTS,
@@ -13,18 +14,42 @@ from mbrl_core import (
     BeamSearch,
     DepthFirstSearch,
     Gumbel,
+    Model,
     ParticleFilter,
     Planner,
     RandomShooting,
     RawQ,
+    RecedingHorizon,
     Reducer,
     Rows,
     Selection,
     Vote,
     WeightedVote,
 )
-from reasoning.grading import extract_numeric, shortest
-from reasoning.world import Thought
+from reasoning.engines.base import Engine
+from reasoning.rap import Dialogue, Rap
+from reasoning.world import Failures, Unit
+
+
+class Sampling(NamedTuple):
+    """How the rollouts of a search are drawn: see `Strategy`."""
+
+    unit: Unit
+    temperature: float
+
+
+class World(Protocol):
+    """Another way than steps of a solution to make a world of a language model."""
+
+    def encode(self, engine: Engine, question: str) -> tuple[int, ...]:
+        """Token ids of the prompt for a question."""
+        ...
+
+    def model(
+        self, engine: Engine, temperature: float, max_tokens: int, failures: Failures
+    ) -> Model:
+        """What planners need, states being `Thought`s. `Model.rollout` completes what is open."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,33 +57,42 @@ class Strategy:
     """How to search for a solution.
 
     planner: any planner of the core that works on text.
-    unit: what one action is, a whole `solution` or a `step`.
+    unit: what one action is, a whole `solution`, a `step`, or a step of a `list`, see
+        `LanguagePolicy`.
     temperature: of sampling; 0 is greedy.
     merge: equal candidates of a node become one, their count its prior.
+    rollout: how the rollouts of a planner that makes them are drawn; None: as its actions.
+    world: what states and actions are; None: solutions and their steps.
     """
 
     planner: Planner
-    unit: Literal["solution", "step"]
+    unit: Unit
     temperature: float = 0.8
     merge: bool = False
+    rollout: Sampling | None = None
+    world: World | None = None
 
 
 @dataclass(frozen=True)
-class FinalNumber:
-    """What each solution votes for: its number, or None where it is unfinished or has none.
+class FinalAnswer:
+    """What each solution of a question votes for: its answer as its task has it (`Task.votes`), or
+    None where it is unfinished or says nothing.
 
     One number is one candidate, however it is written: 18, 18.0 and $18.
     """
 
     def __call__(self, thoughts: Rows) -> list[str | None]:
         """See `mbrl_core.reducers.Key`."""
-        return [answer_of(thought) for thought in thoughts]
-
-
-def answer_of(thought: Thought) -> str | None:
-    """The number a finished solution ends with, in its shortest form; else None."""
-    found = extract_numeric(thought.text) if thought.finish == "answered" else None
-    return None if found is None else shortest(found)
+        ballots: list[str | None] = [None] * len(thoughts)
+        asked: dict[str, list[int]] = {}
+        for row, thought in enumerate(thoughts):
+            if thought.finish == "answered":
+                asked.setdefault(thought.question, []).append(row)
+        for rows in asked.values():
+            votes = thoughts[rows[0]].task.votes([thoughts[row].text for row in rows])
+            for row, vote in zip(rows, votes, strict=True):
+                ballots[row] = vote
+        return ballots
 
 
 def greedy() -> Strategy:
@@ -68,7 +102,7 @@ def greedy() -> Strategy:
 
 def self_consistency(n: int = 16, temperature: float = 0.8) -> Strategy:
     """The majority answer of n samples (Wang et al. 2022)."""
-    return _sampled(n, temperature, Vote(FinalNumber()))
+    return _sampled(n, temperature, Vote(FinalAnswer()))
 
 
 def best_of_n(n: int = 16, temperature: float = 0.8) -> Strategy:
@@ -78,7 +112,7 @@ def best_of_n(n: int = 16, temperature: float = 0.8) -> Strategy:
 
 def weighted_vote(n: int = 16, temperature: float = 0.8) -> Strategy:
     """The answer whose samples have the highest sum of scores (Li et al. 2023)."""
-    return _sampled(n, temperature, WeightedVote(FinalNumber()))
+    return _sampled(n, temperature, WeightedVote(FinalAnswer()))
 
 
 def soft_best_of_n(
@@ -88,15 +122,20 @@ def soft_best_of_n(
 
     Between the majority (infinitely hot) and the sample of highest score (cold).
     """
-    return _sampled(n, temperature, WeightedVote(FinalNumber(), score_temperature))
+    return _sampled(n, temperature, WeightedVote(FinalAnswer(), score_temperature))
 
 
 def tree_of_thoughts(
-    width: int = 4, expand: int = 4, depth: int = 12, temperature: float = 0.8
+    width: int = 4,
+    expand: int = 4,
+    depth: int = 12,
+    temperature: float = 0.8,
+    unit: Unit = "step",
 ) -> Strategy:
-    """Beam search over steps by score (Yao et al. 2023, breadth first)."""
+    """Beam search over steps by score (Yao et al. 2023, breadth first): of `expand` sampled steps,
+    or, where `unit` is `list`, of the first `expand` that the model lists when it is asked to."""
     planner = BeamSearch(width=width, expand=expand, depth=depth)
-    return Strategy(planner=planner, unit="step", temperature=temperature, merge=True)
+    return Strategy(planner=planner, unit=unit, temperature=temperature, merge=True)
 
 
 def dvts(width: int = 4, expand: int = 4, depth: int = 12, temperature: float = 0.8) -> Strategy:
@@ -104,6 +143,44 @@ def dvts(width: int = 4, expand: int = 4, depth: int = 12, temperature: float = 
     its best step."""
     planner = BeamSearch(width=width, expand=expand, depth=depth, groups=width)
     return Strategy(planner=planner, unit="step", temperature=temperature, merge=True)
+
+
+def lookahead(
+    width: int = 4,
+    expand: int = 4,
+    ahead: int = 2,
+    depth: int = 12,
+    temperature: float = 0.8,
+) -> Strategy:
+    """Lookahead search (Snell et al. 2024, section 5.2): a beam in which a step is judged by the
+    score that it leads to, `ahead` greedy steps later; 0 of them is `tree_of_thoughts`."""
+    planner = BeamSearch(
+        width=width,
+        expand=expand,
+        depth=depth,
+        rollouts=min(ahead, 1),
+        rollout_depth=max(ahead, 1),
+    )
+    return Strategy(
+        planner=planner,
+        unit="step",
+        temperature=temperature,
+        merge=True,
+        rollout=Sampling("step", 0.0),
+    )
+
+
+def receding(strategy: Strategy, steps: int = 24, execute: int = 1) -> Strategy:
+    """Step-level receding horizon: search, commit `execute` steps, search again, `steps` in all.
+
+    `strategy` says how to search. Each search gets an equal part of a budget.
+    """
+    if strategy.unit == "solution":
+        raise ValueError(
+            "receding commits one step at a time, and this strategy samples whole solutions"
+        )
+    planner = RecedingHorizon(planner=strategy.planner, steps=steps, execute=execute)
+    return replace(strategy, planner=planner)
 
 
 def tree_of_thoughts_dfs(
@@ -155,12 +232,16 @@ def mcts(
     temperature: float = 0.8,
     choose: Literal["best", "vote"] = "best",
     leaves: int = 1,
+    rollouts: int = 0,
+    reuse: bool = False,
 ) -> Strategy:
     """Monte Carlo tree search over steps; counts of equal steps are priors, scores are values.
 
     `exploration` is the weight of what was seldom tried, for `puct` and `uct`. `choose` takes, of
-    the complete solutions in the tree, the `best` by score or the answer of the highest sum of
-    scores. `leaves` steps are taken in each tree at once.
+    the complete solutions that were met, the `best` by score or the answer of the highest sum of
+    scores. `leaves` steps are taken in each tree at once. With `rollouts` a new step is worth the
+    mean score of so many solutions that are sampled from there, and these are met, too. `reuse`
+    goes on in the tree below a step that was committed, where the strategy is `receding`.
     """
     selections: dict[str, Selection] = {
         "puct": PUCT(c_init=exploration, q=RawQ()),
@@ -175,16 +256,86 @@ def mcts(
         selection=selections[selection],
         reduce=_chosen_by(choose),
         leaves=leaves,
+        rollouts=rollouts,
+        rollout_depth=1,
+        reuse=reuse,
     )
-    return Strategy(planner=planner, unit="step", temperature=temperature, merge=True)
+    return Strategy(
+        planner=planner,
+        unit="step",
+        temperature=temperature,
+        merge=True,
+        rollout=Sampling("solution", temperature),
+    )
+
+
+def rap(
+    simulations: int = 10,
+    candidates: int = 4,
+    depth: int = 5,
+    answers: int = 8,
+    weight: float = 0.5,
+    exploration: float = 1.0,
+    temperature: float = 0.8,
+    choose: Literal["best", "vote"] = "vote",
+    shots: Sequence[Mapping[str, Any]] = (),
+) -> Strategy:
+    """Reasoning via planning (Hao et al. 2023): UCT over sub-questions and their answers.
+
+    `candidates` sub-questions are proposed at each node, `depth` of them make a solution at most;
+    `answers` and `weight` make the reward, see `reasoning.rap.Rap`. Every new node is played to the
+    end by the most useful sub-questions. `choose` takes, of the solutions met, the `best` by sum of
+    rewards or the answer with the highest sum of these. `shots` are worked examples: a `question`
+    and its `exchanges`, pairs of a sub-question and an answer. A scorer is not asked.
+    """
+    examples = tuple(
+        Dialogue(shot["question"], tuple((asked, answer) for asked, answer in shot["exchanges"]))
+        for shot in shots
+    )
+    world = Rap(depth=depth, answers=answers, weight=weight, choices=candidates, shots=examples)
+    planner = MCTS(
+        simulations=simulations,
+        candidates=candidates,
+        selection=UCT(exploration=exploration),
+        reduce=_chosen_by(choose),
+        rollouts=1,
+        rollout_depth=depth,
+    )
+    return Strategy(planner=planner, unit="step", temperature=temperature, world=world)
 
 
 def _chosen_by(choose: Literal["best", "vote"]) -> Reducer:
     if choose not in ("best", "vote"):
         raise ValueError(f"choose must be best or vote, not {choose!r}")
-    return Argmax() if choose == "best" else WeightedVote(FinalNumber())
+    return Argmax() if choose == "best" else WeightedVote(FinalAnswer())
 
 
 def _sampled(n: int, temperature: float, reduce: Reducer) -> Strategy:
     planner = RandomShooting(samples=n, horizon=1, reduce=reduce)
     return Strategy(planner=planner, unit="solution", temperature=temperature)
+
+
+STRATEGIES: dict[str, Callable[..., Strategy]] = {
+    "greedy": greedy,
+    "self_consistency": self_consistency,
+    "best_of_n": best_of_n,
+    "weighted_vote": weighted_vote,
+    "soft_best_of_n": soft_best_of_n,
+    "tree_of_thoughts": tree_of_thoughts,
+    "dvts": dvts,
+    "lookahead": lookahead,
+    "tree_of_thoughts_dfs": tree_of_thoughts_dfs,
+    "particle_filter": particle_filter,
+    "mcts": mcts,
+    "rap": rap,
+}
+
+
+def make_strategy(name: str, options: Mapping[str, Any]) -> Strategy:
+    """A strategy by name. Raises ValueError on an unknown one or an option that it has not."""
+    if name not in STRATEGIES:
+        raise ValueError(f"there is no strategy {name!r}: choose among {', '.join(STRATEGIES)}")
+    try:
+        return STRATEGIES[name](**options)
+    except TypeError as error:
+        raise ValueError(f"the strategy {name!r} has no such option: {error}") from error

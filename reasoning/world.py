@@ -10,15 +10,17 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from mbrl_core import Model, Proposal, Rng, Tokens, Transition
 from mbrl_core.draws import integers
-from reasoning.arithmetic import miscalculated
 from reasoning.engines.base import Completion, Engine, Finish, Request
+from reasoning.prompts import encode_ask
+from reasoning.tasks.types import Task
+from reasoning.tasks.words import GSM8K
 
 
 class Step(NamedTuple):
@@ -46,6 +48,7 @@ class Thought(NamedTuple):
     scores: tuple[float, ...] = ()  # of each step, where there is a scorer
     logprob: float = 0.0
     finish: Literal["open", "answered", "cut", "failed"] = "open"
+    task: Task = GSM8K  # what the question is one of: says where a solution ends, and what it says
 
     @property
     def text(self) -> str:
@@ -57,7 +60,13 @@ class Thought(NamedTuple):
         """Prompt and solution as token ids."""
         return self.prompt + tuple(token for step in self.steps for token in step.tokens)
 
+    @property
+    def answer(self) -> str | None:
+        """What a finished solution says, see `Task.answer`; None for an unfinished one."""
+        return self.task.answer(self.text) if self.finish == "answered" else None
 
+
+Unit = Literal["solution", "step", "list"]
 Aggregate = Literal["product", "min", "mean", "last"]
 Kind = Literal["step", "potential", "terminal"]
 """What a scorer's numbers are: of each `step`, to be put together by an aggregate; a `potential`,
@@ -96,25 +105,26 @@ Failures = dict[tuple[int, ...], str]
 class LanguagePolicy:
     """Samples continuations.
 
-    unit: a whole `solution`, or one `step` (up to and including the next newline).
+    unit: a whole `solution`; one `step` (up to and including the next newline); or a `list`: all
+        steps that the model lists when the task asks it for possible ones, in one completion (the
+        proposing prompt of Tree of Thoughts, Yao et al. 2023).
     temperature: 0 always takes the likeliest token.
     max_tokens: of one continuation; what reaches it is cut and never counts as an answer.
-    merge: equal candidates become one whose prior is their count (for search; never for voting).
-    closing: text whose line ends the solution.
+    merge: equal candidates become one whose prior is their count (for search; never for voting). In
+        a list, blank lines are no candidates then.
     failures: where failed requests are noted. What such a request gives is a candidate that fails.
     """
 
     engine: Engine
-    unit: Literal["solution", "step"] = "step"
+    unit: Unit = "step"
     temperature: float = 0.8
     max_tokens: int = 256
     merge: bool = False
-    closing: str = "####"
     failures: Failures = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.unit not in ("solution", "step"):
-            raise ValueError(f"unit must be solution or step, not {self.unit!r}")
+        if self.unit not in get_args(Unit):
+            raise ValueError(f"unit must be solution, step or list, not {self.unit!r}")
         if self.temperature < 0:
             raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
         if self.max_tokens < 1:
@@ -122,29 +132,88 @@ class LanguagePolicy:
 
     def propose(self, state: list[Thought], num: int, *, rng: Rng) -> Proposal:
         """See `Policy`. Each sample draws from a seed of its own."""
+        if self.unit == "list":
+            return self._from_lists(state, num, rng)
         seeds = integers(rng, 2**31 - 1, len(state) * num).tolist()
         stop = ("\n",) if self.unit == "step" else ()
+        texts = [thought.tokens for thought in state]
         requests = []
         for i, seed in enumerate(seeds):
-            text = state[i // num].tokens
+            text = texts[i // num]
             room = min(self.max_tokens, self.engine.context - len(text))
             requests.append(Request(text, room, self.temperature, seed, stop))
         # A solution that has filled the context goes no further; a prompt that long is refused.
         full = [r.max_tokens < 1 and bool(state[i // num].steps) for i, r in enumerate(requests)]
-        going = [request for request, stays in zip(requests, full, strict=True) if not stays]
-        made = iter(self.engine.generate(going) if going else [])
-        completions = [Completion((), "length", (), 0) if stays else next(made) for stays in full]
-        for i, completion in enumerate(completions):
-            if completion.finish == "failed":
-                self.failures.setdefault(state[i // num].prompt, completion.reason)
-        options = [self._continuation(completion) for completion in completions]
+        completions = self._completed(requests, full)
+        self._note(state, completions)
+        options = [
+            self._continuation(completion, state[i // num].task.closing)
+            for i, completion in enumerate(completions)
+        ]
         groups = [options[i : i + num] for i in range(0, len(options), num)]
         proposal = _merged(groups) if self.merge else _listed(groups)
         drawn = torch.full((len(state),), num)
         return proposal._replace(tokens=_spent(completions, num), drawn=drawn)
 
-    def _continuation(self, completion: Completion) -> Continuation:
+    def _from_lists(self, state: list[Thought], num: int, rng: Rng) -> Proposal:
+        """The first `num` lines of a list per state, which are candidates of equal priors."""
+        seeds = integers(rng, 2**31 - 1, len(state)).tolist()
+        requests = []
+        for thought, seed in zip(state, seeds, strict=True):
+            asked = thought.task.ask_steps(thought.question, thought.text.strip("\n"))
+            prompt = encode_ask(self.engine, asked)
+            room = min(self.max_tokens, self.engine.context - len(prompt))
+            requests.append(Request(prompt, room, self.temperature, seed))
+        completions = self._completed(requests, [request.max_tokens < 1 for request in requests])
+        self._note(state, completions)
+        options = [self._candidates(completion)[:num] for completion in completions]
+        width = max(map(len, options))
+        log_prior = torch.full((len(state), width), -torch.inf)
+        for row, listed in enumerate(options):
+            log_prior[row, : len(listed)] = 0.0
+        actions = [o for listed in options for o in listed + listed[:1] * (width - len(listed))]
+        drawn = torch.tensor(list(map(len, options)))
+        return Proposal(actions, log_prior, _spent(completions, 1), drawn)
+
+    def _candidates(self, completion: Completion) -> list[Continuation]:
+        """The lines of a list; where there is none, one candidate that is cut, or has failed."""
+        steps = self._lines(completion)
+        if steps and "\n" not in steps[-1].text:
+            last = steps.pop()
+            if completion.finish != "length":
+                steps.append(Step(last.tokens + self.engine.encode("\n"), last.text + "\n"))
+        if self.merge:
+            first = {step.text: step for step in reversed(steps) if step.text.strip()}
+            steps = [step for step in steps if first.get(step.text) is step]
+        # What a line's tokens cost in the list is not what they cost in the solution.
+        options = [
+            Continuation((step._replace(logprob=math.nan),), "stop", math.nan) for step in steps
+        ]
+        failed: Finish = "failed" if completion.finish == "failed" else "length"
+        return options or [Continuation((), failed, math.nan)]
+
+    def _completed(self, requests: list[Request], full: list[bool]) -> list[Completion]:
+        """The completions of those requests that are not `full`, which are cut."""
+        going = [request for request, stays in zip(requests, full, strict=True) if not stays]
+        made = iter(self.engine.generate(going) if going else [])
+        return [Completion((), "length", (), 0) if stays else next(made) for stays in full]
+
+    def _note(self, state: list[Thought], completions: list[Completion]) -> None:
+        each = len(completions) // len(state)
+        for i, completion in enumerate(completions):
+            if completion.finish == "failed":
+                self.failures.setdefault(state[i // each].prompt, completion.reason)
+
+    def _continuation(self, completion: Completion, closing: str) -> Continuation:
         """Cut into steps at newlines; nothing is kept after a closing line."""
+        steps = self._lines(completion)
+        for number, step in enumerate(steps, 1):
+            if closing in step.text and "\n" in step.text:
+                return self._of(steps[:number], "eos", completion)
+        return self._of(steps, completion.finish, completion)
+
+    def _lines(self, completion: Completion) -> list[Step]:
+        """A completion cut behind its newlines."""
         steps: list[Step] = []
         line: list[int] = []
         for token in completion.tokens:
@@ -152,11 +221,9 @@ class LanguagePolicy:
             if "\n" in self.engine.decode([token]):
                 steps.append(self._step(line, steps, completion))
                 line = []
-                if self.closing in steps[-1].text:
-                    return self._of(steps, "eos", completion)
         if line:
             steps.append(self._step(line, steps, completion))
-        return self._of(steps, completion.finish, completion)
+        return steps
 
     def _step(self, line: list[int], before: list[Step], completion: Completion) -> Step:
         """The tokens of a line of a completion, which comes after the steps before it."""
@@ -228,17 +295,16 @@ class TextWorld:
     of an unfinished solution a terminal scorer says nothing, which counts 1/2. Without a scorer it
     is the geometric mean of the probabilities of the solution's tokens.
 
-    With `calculator` a solution with an equation that does not hold is worth 0. Judged are GSM8K's
-    annotations, ``<<3*4=13>>``, which its authors made for a calculator (Cobbe et al. 2021): a
-    wrong result is the one mistake that needs no judgement, and the one that small judges see
-    least.
+    With `calculator` a solution with a step that calculation alone refutes (`Task.refuted`) is
+    worth 0. In word problems these are GSM8K's annotations, ``<<3*4=13>>``, which its authors made
+    for a calculator (Cobbe et al. 2021): a wrong result is the one mistake that needs no judgement,
+    and the one that small judges see least.
     """
 
     scorer: Scorer | None = None
     aggregate: Aggregate | None = None
     calculator: bool = False
     max_steps: int = 24
-    closing: str = "####"
     failures: Failures = field(default_factory=dict, repr=False, compare=False)  # of the scorer
 
     def __post_init__(self) -> None:
@@ -274,7 +340,7 @@ class TextWorld:
         """The score in [0, 1] of the steps so far; 0 where there is none."""
         if not thought.steps:
             return 0.0
-        if self.calculator and any(miscalculated(step.text) for step in thought.steps):
+        if self.calculator and self._refuted(thought):
             return 0.0
         if self.scorer is not None:
             if not thought.scores:
@@ -284,6 +350,9 @@ class TextWorld:
         if math.isnan(thought.logprob):
             return 0.5  # an engine that tells no probabilities: all solutions count alike
         return math.exp(thought.logprob / sum(len(step.tokens) for step in thought.steps))
+
+    def _refuted(self, thought: Thought) -> bool:
+        return thought.task.refuted(thought.question, [step.text for step in thought.steps])
 
     def _scored(self, thought: Thought, scores: tuple[float, ...] | None) -> Thought:
         if scores is None:
@@ -301,7 +370,8 @@ class TextWorld:
     def _append(self, thought: Thought, action: Continuation) -> Thought:
         steps = thought.steps + action.steps
         finish: Literal["open", "answered", "cut", "failed"] = "open"
-        if action.finish == "eos" or (action.steps and self.closing in action.steps[-1].text):
+        closed = bool(action.steps) and thought.task.closing in action.steps[-1].text
+        if action.finish == "eos" or closed:
             finish = "answered"
         if action.finish == "length" or (finish == "open" and len(steps) >= self.max_steps):
             finish = "cut"

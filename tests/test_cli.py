@@ -35,6 +35,11 @@ COMMANDS = {
     "reasoning_scorer": "reasoning.training.scorer:train_scorer",
     "reasoning_expert": "reasoning.training.expert:expert_iteration",
 }
+STRATEGIES = sorted(
+    path.stem
+    for path in Path(cli.CONFIG_FOLDER, "strategy").glob("*.yaml")
+    if path.stem != "compute_optimal"  # needs a table
+)
 PLANNERS = sorted(path.stem for path in Path(cli.CONFIG_FOLDER, "planner").glob("*.yaml"))
 
 
@@ -282,6 +287,25 @@ def test_a_sweep_that_cannot_be_is_refused_before_it_starts(argv, sentence, caps
     assert run(*argv) == 2
     assert capsys.readouterr().err == f"error: {sentence.replace('{}', str(tmp_path))}\n"
     assert not swept
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_is_built_with_its_parameters_default_types(strategy):
+    """As the code has it by itself, but for what the command's own options say."""
+    built = []
+
+    def evaluate(*, strategy: Any, arguments: dict[str, Any]) -> None:
+        built.append((strategy, arguments["strategy"]))
+
+    assert cli.run("evals_reasoning", evaluate, "", argv=[f"strategy={strategy}"]) == 0
+    ((made, options),) = built
+    function = pkgutil.resolve_name(options.pop("_target_"))
+    parameters = inspect.signature(function).parameters
+    assert set(options) == set(parameters)
+    given = {"temperature": 1.0} if "temperature" in parameters else {}
+    given |= {name: 16 for name in ("n", "particles") if name in parameters}
+    if strategy != "receding":  # says how to search
+        assert made == function(**given)
 
 
 @pytest.mark.parametrize(("strategy", "idle"), [("greedy", True), ("best_of_n", False)])

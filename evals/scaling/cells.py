@@ -12,6 +12,7 @@ from evals.records import SUMMARY, load_run, write_atomically
 from evals.scaling.curves import Parameters, Record
 
 SWEEP = "scaling.json"
+CHOOSING = "compute_optimal"  # reads off the other cells what each question's difficulty asks for
 SAMPLED = ("best_of_n", "self_consistency", "weighted_vote", "soft_best_of_n")
 LIMITS = {"nodes": "steps", "tokens": "tokens"}  # what limits a tree search: name in `Budget`
 SLACK = 4  # a search that another limit stops may go on for so many times its nodes
@@ -50,7 +51,7 @@ class Sweep(NamedTuple):
 
 def check(strategies: Sequence[str], sizes: Sequence[int], by: Sequence[str]) -> None:
     """Raise ValueError on an unknown strategy or limit, or on sizes that do not rise."""
-    known = ("greedy", *SAMPLED, *TREES)
+    known = ("greedy", *SAMPLED, *TREES, CHOOSING)
     for name in strategies:
         if name not in known:
             raise ValueError(f"no strategy {name!r}: choose among {', '.join(known)}")
@@ -98,7 +99,7 @@ def _beam(file: str) -> Callable[[int, int], tuple[str, ...]]:
     return options
 
 
-def _mcts(selection: str) -> Callable[[int, int], tuple[str, ...]]:
+def _mcts(selection: str, *more: str) -> Callable[[int, int], tuple[str, ...]]:
     """As many simulations as the limit allows; Gumbel shares out a number known beforehand."""
 
     def options(size: int, nodes: int) -> tuple[str, ...]:
@@ -107,9 +108,20 @@ def _mcts(selection: str) -> Callable[[int, int], tuple[str, ...]]:
             "strategy=mcts",
             f"strategy.selection={selection}",
             f"strategy.simulations={simulations}",
+            *more,
         )
 
     return options
+
+
+def _receding(size: int, nodes: int) -> tuple[str, ...]:
+    """Several committed steps, among whose searches the limit is shared out."""
+    steps = f"strategy.steps={max(1, min(24, nodes // SLACK))}"
+    return ("strategy=receding", steps, f"strategy.strategy.simulations={SLACK * nodes}")
+
+
+def _rap(size: int, nodes: int) -> tuple[str, ...]:
+    return ("strategy=rap", f"strategy.simulations={SLACK * nodes}")
 
 
 def _depth_first(size: int, nodes: int) -> tuple[str, ...]:
@@ -129,6 +141,10 @@ TREES: dict[str, Callable[[int, int], tuple[str, ...]]] = {
     "mcts": _mcts("puct"),
     "mcts_uct": _mcts("uct"),
     "mcts_gumbel": _mcts("gumbel"),
+    "mcts_rollouts": _mcts("uct", "strategy.rollouts=1"),
+    "lookahead": _beam("lookahead"),
+    "receding": _receding,
+    "rap": _rap,
 }
 """Options of each tree search from its size in whole solutions and from the nodes these have."""
 

@@ -30,6 +30,7 @@ from evals.scaling.cells import (
     unit_of,
 )
 from evals.scaling.curves import Parameters
+from evals.scaling.optimal import Probing
 from evals.scaling.page import write_page
 from reasoning.embedded import folder_of
 from reasoning.engines import EngineKind
@@ -47,6 +48,7 @@ def scaling(
     strategies: Sequence[str],
     budgets: Sequence[int],
     by: Sequence[Literal["nodes", "tokens"]] = ("nodes", "tokens"),
+    difficulty: Mapping[str, Any] | None = None,
     out: str | Path = "runs/scaling",
     report: str | Path | None = None,
     data: str | None = None,
@@ -84,6 +86,8 @@ def scaling(
         budgets: sizes per problem, in whole solutions, rising.
         by: what limits the tree searches: the nodes, and the decoded tokens, that so many whole
             solutions have on average; with both each size is run twice.
+        difficulty: how compute_optimal estimates it: `probe` solutions, `bins`, and `by` score or
+            vote, see `evals.scaling.optimal`.
         out: folder of the sweep.
         report: a sweep's folder; its page is written from the records, and nothing is run.
         runner, workers, cpus, gpus, address: where the problems are answered, see `evals.runner`.
@@ -109,6 +113,7 @@ def scaling(
     folder = Path(out)
     first = first_cells(strategies, budgets)
     chosen = {"strategies": list(strategies), "budgets": list(budgets), "by": list(by)}
+    chosen["difficulty"] = Probing(**(difficulty or {}))._asdict()
     sweep = Sweep({**shared, **chosen}, parameters_of(model, scorer), first)
     with Crew(runner=reasoning.placed(runner, workers, cpus, gpus, address)) as crew:
         for cell in first:

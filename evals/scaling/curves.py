@@ -16,6 +16,7 @@ import numpy as np
 
 from evals.scaling.rescore import chosen_by
 from evals.stats import Estimate, Floats, best_of_k, maj_at_k, mean_interval, pass_at_k
+from reasoning.tasks import GSM8K, Task
 
 Record = dict[str, Any]
 SUBSETS = 200  # random k-subsets behind a vote of k samples
@@ -81,10 +82,10 @@ def searched(name: str, by: str, limit: int, size: int, records: Sequence[Record
     shares = [[float(s["correct"]) for s in record["samples"]] or [0.0] for record in records]
     return Point(
         *(name, by, limit, size),
-        correct=np.array([float(record["numeric"]) for record in records]),
+        correct=np.array([float(record["correct"]) for record in records]),
         any=np.array([max(share) for share in shares]),
         mean=np.array([sum(share) / len(share) for share in shares]),
-        spent=_share(_spent(records), 1.0, scorer=name != "greedy"),
+        spent=share_of(spent_of(records), 1.0, scorer=name != "greedy"),
     )
 
 
@@ -113,11 +114,13 @@ def sampled(
     Raises ValueError on an unknown strategy or a run of unequal numbers of samples.
     """
     n = samples_of(records)
-    chance = _chance(strategy, records, temperature, np.random.default_rng(seed))
+    chance = chance_of(strategy, records, temperature, np.random.default_rng(seed))
     right = np.array([sum(s["correct"] for s in record["samples"]) for record in records])
     points = []
     for k in (k for k in sizes if k <= n):
-        spent = _share(_spent(records), k / n, scorer=strategy not in ("self_consistency", "pass"))
+        spent = share_of(
+            spent_of(records), k / n, scorer=strategy not in ("self_consistency", "pass")
+        )
         points.append(
             Point(
                 *(strategy, "samples", k, k),
@@ -138,7 +141,7 @@ def samples_of(records: Sequence[Record]) -> int:
     return numbers.pop()
 
 
-def _chance(
+def chance_of(
     strategy: str, records: Sequence[Record], temperature: float, rng: np.random.Generator
 ) -> Callable[[int], Floats]:
     """From k to the chance [P] that k samples lead to the right answer."""
@@ -182,11 +185,12 @@ def _value(sample: Mapping[str, Any]) -> float:
     return -math.inf if sample["value"] is None else float(sample["value"])
 
 
-def _spent(records: Sequence[Record]) -> Spent:
+def spent_of(records: Sequence[Record]) -> Spent:
+    """What the problems of a run took."""
     return Spent(*(np.array([float(r[name]) for r in records]) for name in SPENT))
 
 
-def _share(spent: Spent, share: float, *, scorer: bool) -> Spent:
+def share_of(spent: Spent, share: float, *, scorer: bool) -> Spent:
     """What a share of the samples takes."""
     return Spent(
         spent.decoded * share,
@@ -273,6 +277,7 @@ def recombined(
     calculator: bool,
     aggregates: Sequence[str],
     votes: Sequence[str],
+    task: Task = GSM8K,
     seed: int = 0,
 ) -> list[tuple[str, str, Estimate]]:
     """Accuracy of all samples of a run under other aggregates of the step scores and other votes:
@@ -281,7 +286,9 @@ def recombined(
     for aggregate in aggregates:
         for vote in votes:
             right = [
-                float(chosen_by(record, vote, aggregate, calculator=calculator)["correct"])
+                float(
+                    chosen_by(record, vote, aggregate, calculator=calculator, task=task)["correct"]
+                )
                 for record in records
             ]
             estimate = mean_interval(right, np.random.default_rng(seed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,9 +30,20 @@ from evals.scaling.curves import (
     searched,
     stops_paying,
 )
+from evals.scaling.optimal import (
+    ORACLE,
+    PREDICTED,
+    TABLE,
+    Optimal,
+    optimise,
+    probing_of,
+    said_of,
+    table_of,
+)
 from evals.scaling.rescore import VOTES
 from evals.stats import Estimate, Floats
 from mbrl_core.viewer.charts import Baseline, Curve, LineChart
+from reasoning.tasks import find_task
 from reasoning.world import AGGREGATES
 
 Say = Callable[[str], None]
@@ -49,11 +61,17 @@ NAMES = {
     "mcts": "MCTS (PUCT)",
     "mcts_uct": "MCTS (UCT)",
     "mcts_gumbel": "MCTS (Gumbel)",
+    "mcts_rollouts": "MCTS (UCT, rollouts)",
+    "lookahead": "lookahead",
+    "receding": "receding MCTS",
+    "rap": "RAP",
+    PREDICTED: "compute-optimal (predicted)",
+    ORACLE: "compute-optimal (oracle)",
 }
 BREADTH_FIRST = "tree_of_thoughts"
 METHOD = (
     "Intervals are 95%, by a bootstrap over problems; differences are paired by problem. Right is "
-    "what the task's numeric grader accepts. Best-of-k and any-of-k are exact expectations over "
+    "what the task's own grader accepts. Best-of-k and any-of-k are exact expectations over "
     "the k-subsets of the largest run's samples (Chen et al. 2021), votes are means over 200 "
     "random subsets, where answers with equal votes share the win; the runs themselves give ties "
     "to the earlier answer. A part of the samples is charged its part of the tokens and of the "
@@ -92,6 +110,7 @@ class Results(NamedTuple):
     points: list[Point]
     ladder: list[Point]  # best-of-k at every k
     samples: list[Record]  # the largest run of whole samples; empty where it is not finished
+    optimal: list[Optimal]  # compute-optimal choice at each size, where it was asked for
 
     def of(self, strategy: str, by: str | None = None) -> list[Point]:
         """The points of a strategy, small sizes first."""
@@ -119,6 +138,9 @@ def write_page(folder: str | Path, say: Say = print) -> Path:
             print_table(table)
     title = f"{results.sweep.options['model']} on {results.sweep.options['task']}"
     write_atomically(folder / "curves.csv", curves_csv(results))
+    if results.optimal:
+        fitted = json.dumps(table_of(results.sweep, results.optimal), indent=2)
+        write_atomically(folder / TABLE, fitted + "\n")
     parts = [f"# {title}"]
     for section in sections:
         parts += [f"## {section.title}", section.text, *map(markdown, section.tables)]
@@ -152,9 +174,13 @@ def read_results(folder: Path) -> Results:
         for name in (*drawn, "pass"):
             points += sampled(name, sizes, samples, seed=seed)
         ladder = sampled("best_of_n", range(1, samples_of(samples) + 1), samples)
+    probing = probing_of(sweep.options)
+    optimal = optimise(sweep, records, samples, probing) if probing and samples else []
+    for size in optimal:
+        points += [size.predicted, size.oracle]
     points.sort(key=lambda point: list(NAMES).index(point.strategy))
     unfinished = len(sweep.cells) - len(cells)
-    return Results(sweep, len(ids), failed, unfinished, points, ladder, samples)
+    return Results(sweep, len(ids), failed, unfinished, points, ladder, samples, optimal)
 
 
 def _in_order(records: Sequence[Record], ids: Sequence[str]) -> list[Record]:
@@ -170,6 +196,7 @@ def _sections(results: Results) -> list[Section]:
         _summary(results),
         _against_samples(results),
         _two_searches(results),
+        *([_optimal(results)] if results.optimal else []),
         _growth(results),
         _compute(results),
         _every_point(results),
@@ -356,6 +383,38 @@ def _against_best_of_n(results: Results) -> list[Table]:
     return [Table(columns, rows, "Tree searches against best-of-N at equal tokens.")]
 
 
+def _optimal(results: Results) -> Section:
+    """What choosing a strategy for each question by its estimated difficulty gives."""
+    probing = probing_of(results.sweep.options)
+    assert probing is not None
+    rows: list[list[Shown]] = []
+    for one in results.optimal:
+        best = max(one.fixed, key=lambda point: point.correct.mean())
+        gain = difference(one.predicted.correct, best.correct)
+        row: list[Shown] = [one.size]
+        row += [_scaled(accuracy(point)) for point in (one.predicted, one.oracle, best)]
+        row += [NAMES[best.strategy], _scaled(gain), _verdict(gain, "choice", "fixed")]
+        row += [_mean(point.spent.decoded) for point in (one.predicted, one.oracle, best)]
+        equal = at_equal(one.predicted, results.ladder, _decoded) if results.ladder else None
+        gained = None if equal is None else _scaled(difference(one.predicted.correct, equal))
+        rows.append([*row, gained])
+    columns = ["size", "predicted, %", "oracle, %", "best fixed, %", "which", "predicted - fixed"]
+    columns += ["ahead", "decoded, predicted", "oracle", "fixed", "predicted less best-of-N"]
+    chosen: list[list[Shown]] = [
+        [one.size, *(NAMES[name] for name in one.chosen)] for one in results.optimal
+    ]
+    bins = [
+        "size",
+        *(f"bin {i + 1}" for i in range(max(len(one.chosen) for one in results.optimal))),
+    ]
+    bins[1] += ", hardest"
+    tables = [
+        Table(columns, rows, "Accuracy and mean decoded tokens per problem."),
+        Table(bins, chosen, f"What each bin is answered by, fitted on all problems: {TABLE}."),
+    ]
+    return Section("Compute-optimal choice", said_of(probing), tables=tables)
+
+
 def _growth(results: Results) -> Section:
     """Gain per doubling, and where it ends."""
     rows: list[list[Shown]] = []
@@ -407,7 +466,11 @@ def _choosing(results: Results) -> Section:
     tables = []
     for calculator in (False, True):
         found = recombined(
-            results.samples, calculator=calculator, aggregates=aggregates, votes=tuple(VOTES)
+            results.samples,
+            calculator=calculator,
+            aggregates=aggregates,
+            votes=tuple(VOTES),
+            task=find_task(results.sweep.options["task"]),
         )
         rows: list[list[Shown]] = [
             [aggregate, *(_scaled(e) for a, _, e in found if a == aggregate)]

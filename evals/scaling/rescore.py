@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from mbrl_core import Argmax, Reducer, Vote, WeightedVote
-from reasoning.arithmetic import miscalculated
-from reasoning.grading import load_grader
+from reasoning.tasks import GSM8K, Problem, Task
 from reasoning.world import AGGREGATES
 
 Record = Mapping[str, Any]
@@ -28,40 +27,57 @@ VOTES: dict[str, Reducer] = {
 }
 
 
-def regraded(record: Record, grader: str) -> dict[str, Any]:
-    """The record with the answer and every sample graded by another grader.
+def regraded(record: Record, grader: str | None = None, task: Task = GSM8K) -> dict[str, Any]:
+    """The record with the answer and every sample graded again, by the task's own grader or by
+    another of `task.graders`.
 
-    `numeric`, by which accuracy is counted, and each sample's `correct` become what `grader` says.
-    A solution that was cut, or had no answer, stays wrong. Raises ValueError on an unknown grader.
+    Its `correct` and each sample's become what the grader says. A solution that was cut, or had no
+    answer, stays wrong. Raises ValueError on an unknown grader.
     """
-    grade = load_grader(grader)
+    if grader is not None and grader not in task.graders:
+        known = ", ".join(task.graders) or "none beside its own"
+        raise ValueError(f"the task {task.name!r} has no grader {grader!r}; it has {known}")
+    grade = task.grade if grader is None else task.graders[grader]
+    problem = Problem(record["id"], record["question"], record["reference"])
 
     def right(solution: Sample) -> bool:
         answered = solution["answer"] is not None
-        return answered and bool(grade(solution["text"], record["reference"]).correct)
+        return answered and bool(grade(solution["text"], problem).correct)
 
     samples = [{**sample, "correct": right(sample)} for sample in record["samples"]]
-    return {**record, "numeric": right(record), "samples": samples}
+    return {**record, "correct": right(record), "samples": samples}
 
 
-def revalued(sample: Sample, aggregate: str, *, calculator: bool) -> float:
+def revalued(
+    sample: Sample,
+    aggregate: str,
+    *,
+    calculator: bool,
+    question: str = "",
+    task: Task = GSM8K,
+) -> float:
     """What a sample is worth under another aggregate of its step scores; -inf where it was cut.
 
-    As `reasoning.world.TextWorld` has it: 0 where an equation does not hold and `calculator` looks,
-    and the value on record where there are no step scores. Raises ValueError on an unknown
+    As `reasoning.world.TextWorld` has it: 0 where calculation refutes a step and `calculator`
+    looks, and the value on record where there are no step scores. Raises ValueError on an unknown
     aggregate.
     """
     if aggregate not in AGGREGATES:
         raise ValueError(f"aggregate must be one of {', '.join(AGGREGATES)}, not {aggregate!r}")
     if sample["value"] is None:
         return -math.inf
-    if calculator and any(map(miscalculated, sample["text"].splitlines())):
+    if calculator and task.refuted(question, sample["text"].splitlines()):
         return 0.0
     return AGGREGATES[aggregate](sample["scores"]) if sample["scores"] else sample["value"]
 
 
 def chosen_by(
-    record: Record, vote: str, aggregate: str = "product", *, calculator: bool = False
+    record: Record,
+    vote: str,
+    aggregate: str = "product",
+    *,
+    calculator: bool = False,
+    task: Task = GSM8K,
 ) -> Sample:
     """The sample that `vote` (best, majority or weighted) chooses, ties as in a real run.
 
@@ -72,6 +88,10 @@ def chosen_by(
     samples = list(record["samples"])
     if not samples:
         raise ValueError(f"the record of {record.get('id')!r} holds no sample")
-    values = [revalued(sample, aggregate, calculator=calculator) for sample in samples]
+    question = record["question"] if calculator else ""
+    values = [
+        revalued(sample, aggregate, calculator=calculator, question=question, task=task)
+        for sample in samples
+    ]
     index, _ = VOTES[vote](torch.tensor([values], dtype=torch.float64), samples)
     return samples[int(index)]

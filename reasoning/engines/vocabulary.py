@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from reasoning.engines.base import Turn
 from reasoning.prompts import INSTRUCTION, Prompt
+
+REMEMBERED = 2**14  # texts whose token ids are kept
 
 
 class Vocabulary:
@@ -32,10 +34,17 @@ class Vocabulary:
         self.chat = bool(self.tokenizer.chat_template) if chat is None else chat
         self.instruction = instruction
         self._said: dict[int, str] = {}
+        tokenizer = self.tokenizer
+
+        @lru_cache(maxsize=REMEMBERED)
+        def encode(text: str, start: bool) -> tuple[int, ...]:
+            return tuple(tokenizer(text, add_special_tokens=start)["input_ids"])
+
+        self._encode = encode
 
     def encode(self, text: str, *, start: bool = False) -> tuple[int, ...]:
-        """See `Engine`."""
-        return tuple(self.tokenizer(text, add_special_tokens=start)["input_ids"])
+        """See `Engine`. In a search the same questions and steps are asked for again and again."""
+        return self._encode(text, start)
 
     def encode_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
         """See `Engine`."""

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from reasoning.engines.base import Completion, Engine, Request, ScoreRequest, Turn
+from reasoning.engines.base import Completion, Engine, Request, ScoreRequest
+from reasoning.prompts import encode_ask
 from reasoning.world import Aggregate, Kind, Scorer, Thought
 
 Ask = Callable[[str, str], str]
@@ -23,15 +24,6 @@ def ask_right(question: str, solution: str) -> str:
     return (
         f"Question: {question}\nSolution so far:\n{solution}\n"
         "Is every step of this solution right so far? Answer Yes or No.\nAnswer:"
-    )
-
-
-def ask_verdict(question: str, solution: str) -> str:
-    """How likely a partial solution leads to the right answer, to be closed by one word."""
-    return (
-        f"Question: {question}\nSolution so far:\n{solution}\n"
-        "Can this still lead to the right answer? Check it, then write one word on the last line: "
-        "sure, likely or impossible.\n"
     )
 
 
@@ -91,8 +83,9 @@ VERDICTS = {"sure": 20.0, "likely": 1.0, "impossible": 0.001}
 class Verdicts:
     """The value prompt of Tree of Thoughts: several sampled verdicts on the state, weighed.
 
-    engine: the language model. ask: makes the prompt. weights: what each verdict counts. samples:
-    verdicts per state. max_tokens, temperature: of each. seed: of all draws.
+    engine: the language model. ask: makes the prompt; None: `Task.ask_value` does. weights: what
+    each verdict counts. samples: verdicts per state. max_tokens, temperature: of each. seed: of all
+    draws.
 
     The verdict is the last line of a sample; one that is none of the words counts nothing, as in
     the paper. The sum of weights is divided by the greatest it could be, which makes of it a score
@@ -102,7 +95,7 @@ class Verdicts:
     kind: ClassVar[Kind] = "potential"
     aggregate: ClassVar[Aggregate] = "last"
     engine: Engine
-    ask: Ask = ask_verdict
+    ask: Ask | None = None
     weights: Mapping[str, float] = field(default_factory=lambda: dict(VERDICTS))
     samples: int = 3
     max_tokens: int = 256
@@ -175,7 +168,7 @@ class Votes:
         ballots = []
         for question, rows in groups.items():
             texts = [thoughts[row].text.strip("\n") for row in rows]
-            prompt = _encoded(self.engine, self.ask(question, texts)) if len(rows) > 1 else ()
+            prompt = encode_ask(self.engine, self.ask(question, texts)) if len(rows) > 1 else ()
             ballots.append([prompt] if prompt else [])
         results, read = _sampled_texts(self, ballots)
         scores: list[tuple[float, ...] | None] = [()] * len(thoughts)
@@ -244,20 +237,15 @@ Prompts = list[tuple[int, ...]]
 
 
 def _prompts(
-    engine: Engine, ask: Ask, thoughts: Sequence[Thought], added: Sequence[int]
+    engine: Engine, ask: Ask | None, thoughts: Sequence[Thought], added: Sequence[int]
 ) -> list[Prompts]:
     rows = []
     for thought, new in zip(thoughts, added, strict=True):
         ends = range(len(thought.steps) - new + 1, len(thought.steps) + 1)
         states = ["".join(step.text for step in thought.steps[:end]).strip("\n") for end in ends]
-        rows.append([_encoded(engine, ask(thought.question, state)) for state in states])
+        asking = ask or thought.task.ask_value
+        rows.append([encode_ask(engine, asking(thought.question, state)) for state in states])
     return rows
-
-
-def _encoded(engine: Engine, text: str) -> tuple[int, ...]:
-    if engine.chat:
-        return engine.encode_chat([Turn("user", text)])
-    return engine.encode(text, start=True)
 
 
 def _fits(engine: Engine, prompts: Prompts, more: int) -> bool:

@@ -23,6 +23,7 @@ from reasoning.embedded import folder_of
 from reasoning.tasks.generator import generate_problems
 from reasoning.tasks.gsm8k import load_gsm8k
 from reasoning.tasks.types import Problem
+from reasoning.tasks.words import GSM8K
 from reasoning.training.corpus import encode, training_problems
 from reasoning.training.lm import fit_corpus
 from reasoning.training.loop import Job, Team, job_of, launch
@@ -43,7 +44,7 @@ def verified(sampled: Sampled, keep: int) -> list[Problem]:
     for text in dict.fromkeys(sampled.texts):
         lines = text.split("\n")
         if is_right(problem, text) and not any(map(miscalculated, lines)):
-            steps = tuple(line for line in lines if not line.startswith("####"))
+            steps = tuple(line for line in lines if not line.startswith(GSM8K.closing))
             kept.append(problem._replace(solution=steps))
     return kept[:keep]
 

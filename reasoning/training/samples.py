@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from reasoning.grading import GRADERS
 from reasoning.tasks.types import Problem
+from reasoning.tasks.words import GSM8K
 from reasoning.training.sampling import complete, load_lm, sample
 from reasoning.training.tokenizer import PROMPT
 
@@ -43,7 +43,7 @@ class Valued(NamedTuple):
 
 def is_right(problem: Problem, text: str) -> bool:
     """Whether a whole solution ends in the right answer, marked as such."""
-    return "####" in text and bool(GRADERS["numeric"](text, problem.answer).correct)
+    return GSM8K.closing in text and bool(GSM8K.grade(text, problem).correct)
 
 
 def write_samples(
@@ -186,7 +186,7 @@ def _prefixes(text: str) -> list[str]:
 
 
 def _is_end(prefix: str) -> bool:
-    return prefix.rsplit("\n", 1)[-1].startswith("####")
+    return prefix.rsplit("\n", 1)[-1].startswith(GSM8K.closing)
 
 
 def _valued(sampled: Sampled, passed: dict[str, list[bool]]) -> list[Any]:

@@ -17,8 +17,8 @@ def written(folder, name, values):
 
 
 def test_only_what_both_have_is_compared(tmp_path):
-    one = written(tmp_path / "one", "numeric", {"a": True, "b": True, "c": False, "x": False})
-    other = written(tmp_path / "other", "numeric", {"c": False, "b": False, "a": True, "y": True})
+    one = written(tmp_path / "one", "correct", {"a": True, "b": True, "c": False, "x": False})
+    other = written(tmp_path / "other", "correct", {"c": False, "b": False, "a": True, "y": True})
     told = []
     gain = compare(one=one, other=other, say=told.append)
     assert gain.mean == pytest.approx(1 / 3) and gain.low <= gain.mean <= gain.high
@@ -33,9 +33,9 @@ def test_a_constant_difference_has_no_width(tmp_path):
 
 
 def test_what_cannot_be_compared_is_refused_in_one_sentence(tmp_path, capsys):
-    problems = written(tmp_path / "problems", "numeric", {1: True})
+    problems = written(tmp_path / "problems", "correct", {1: True})
     episodes = written(tmp_path / "episodes", "return", {1: 3.0})
-    others = written(tmp_path / "others", "numeric", {2: True})
+    others = written(tmp_path / "others", "correct", {2: True})
     for other, sentence in [(episodes, "plays episodes"), (others, "in common")]:
         with pytest.raises(ValueError, match=sentence):
             compare(one=problems, other=other)

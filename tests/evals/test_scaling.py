@@ -29,7 +29,7 @@ from evals.scaling.curves import (
 from evals.scaling.rescore import chosen_by, regraded, revalued
 from mbrl_core import Argmax, RandomShooting, Vote, WeightedVote
 from reasoning.reasoner import Reasoner
-from reasoning.strategies import FinalNumber, Strategy, mcts, soft_best_of_n, tree_of_thoughts
+from reasoning.strategies import FinalAnswer, Strategy, mcts, soft_best_of_n, tree_of_thoughts
 from reasoning.tasks import Problem
 from reasoning.world import AGGREGATES
 from tests.evals.commands import kill_after_first_record, records_of, start, timeless
@@ -58,8 +58,8 @@ def whole(n: int, reduce) -> Strategy:
 
 VOTES = {
     "best": Argmax(),
-    "majority": Vote(FinalNumber()),
-    "weighted": WeightedVote(FinalNumber()),
+    "majority": Vote(FinalAnswer()),
+    "weighted": WeightedVote(FinalAnswer()),
 }
 
 
@@ -92,7 +92,7 @@ def test_another_grader_needs_the_records_alone():
     records = answered(whole(5, Argmax()))
     for record in records:
         for grader in ("strict", "flexible", "numeric"):
-            assert regraded(record, grader)["numeric"] == record[grader]
+            assert regraded(record, grader)["correct"] == record[grader]
     said = [s for r in records for s in regraded(r, "strict")["samples"] if "That is" in s["text"]]
     assert said and not any(sample["correct"] for sample in said)
 
@@ -131,8 +131,8 @@ def test_all_samples_give_what_the_run_itself_gave():
     assert ceiling.correct.tolist() == [any(s["correct"] for s in r["samples"]) for r in records]
     assert (best.correct <= ceiling.correct + 1e-9).all()
     for name, reduce in (
-        ("self_consistency", Vote(FinalNumber())),
-        ("weighted_vote", WeightedVote(FinalNumber())),
+        ("self_consistency", Vote(FinalAnswer())),
+        ("weighted_vote", WeightedVote(FinalAnswer())),
         ("soft_best_of_n", soft_best_of_n(n=9).planner.reduce),
     ):
         (point,) = sampled(name, [9], records)

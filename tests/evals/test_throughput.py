@@ -10,7 +10,7 @@ from evals import throughput as module
 from evals.throughput import throughput
 from reasoning.engines import ScriptedEngine
 from reasoning.strategies import best_of_n, greedy, tree_of_thoughts
-from reasoning.tasks import Problem
+from reasoning.tasks import Generated, Problem
 from tests.language import adding
 
 QUESTIONS = ["3+4+5", "10+20+1", "1+2+3", "7+7+7", "1+1+1", "2+2+2"]
@@ -39,9 +39,8 @@ def measure(monkeypatch):
     def measure(strategy, **options):
         engine = Ticking()
         monkeypatch.setattr(module, "load_engine", lambda *_: engine)
-        monkeypatch.setattr(module, "load_task", lambda *_, **__: [
-            Problem(q, q, "0") for q in QUESTIONS
-        ])  # fmt: skip
+        problems = [Problem(q, q, "0") for q in QUESTIONS]
+        monkeypatch.setattr(Generated, "load", lambda *_, **__: problems)
         monkeypatch.setattr(module, "time", engine)
         return throughput(strategy=strategy, rounds=2, say=lambda line: None, **options)
 

@@ -10,8 +10,10 @@ from reasoning.strategies import (
     best_of_n,
     dvts,
     greedy,
+    lookahead,
     mcts,
     particle_filter,
+    receding,
     self_consistency,
     soft_best_of_n,
     tree_of_thoughts,
@@ -34,6 +36,9 @@ STRATEGIES: dict[str, Strategy] = {
     "particle_filter": particle_filter(particles=4, depth=5),
     "mcts": mcts(simulations=6, candidates=3),
     "mcts_vote": mcts(simulations=6, candidates=3, choose="vote"),
+    "mcts_rollouts": mcts(simulations=4, candidates=3, rollouts=2, selection="uct"),
+    "lookahead": lookahead(width=2, expand=2, depth=4, ahead=2),
+    "receding": receding(mcts(simulations=4, candidates=2, reuse=True), steps=3),
 }
 
 

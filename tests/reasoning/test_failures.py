@@ -10,7 +10,15 @@ import torch
 from mbrl_core import generator
 from reasoning.engines import ScriptedEngine, failure
 from reasoning.reasoner import Reasoner
-from reasoning.strategies import best_of_n, greedy, mcts, particle_filter, tree_of_thoughts
+from reasoning.strategies import (
+    best_of_n,
+    greedy,
+    lookahead,
+    mcts,
+    particle_filter,
+    receding,
+    tree_of_thoughts,
+)
 from reasoning.world import Continuation, LanguagePolicy, Step, TextWorld, Thought
 from tests.language import Checker, adding
 
@@ -22,6 +30,9 @@ STRATEGIES = [
     tree_of_thoughts(width=2, expand=2, depth=6),
     particle_filter(particles=4, depth=6),
     mcts(simulations=8, candidates=3),
+    mcts(simulations=4, candidates=3, rollouts=1),
+    lookahead(width=2, expand=2, depth=6),
+    receding(mcts(simulations=4, candidates=2), steps=4),
 ]
 
 

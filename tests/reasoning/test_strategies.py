@@ -15,13 +15,15 @@ from mbrl_core import Budget, Plan, Rollout, Vote, WeightedVote, generator
 from reasoning.engines import Completion, Request, ScriptedEngine
 from reasoning.reasoner import Reasoner
 from reasoning.strategies import (
-    FinalNumber,
+    FinalAnswer,
     Strategy,
     best_of_n,
     dvts,
     greedy,
+    lookahead,
     mcts,
     particle_filter,
+    receding,
     self_consistency,
     soft_best_of_n,
     tree_of_thoughts,
@@ -32,7 +34,7 @@ from reasoning.world import Thought
 from tests.language import Checker, adding, scripted, total_of
 from tests.worlds import tensor_answers, tensor_garden, tensor_rows
 
-answers = FinalNumber()
+answers = FinalAnswer()
 
 QUESTIONS = ["3+4+5", "10+20", "1+2+3+4", "7+7+7", "100+200+300", "2+2"]
 STRATEGIES = {
@@ -50,9 +52,14 @@ STRATEGIES = {
     "mcts_vote": mcts(simulations=24, choose="vote"),
     "uct": mcts(simulations=24, selection="uct"),
     "gumbel": mcts(simulations=24, selection="gumbel"),
+    "mcts_rollouts": mcts(simulations=8, rollouts=2, selection="uct", choose="vote"),
+    "lookahead": lookahead(width=2, expand=3, ahead=2),
+    "receding": receding(mcts(simulations=8), steps=6),
+    "receding_reuse": receding(mcts(simulations=6, reuse=True), steps=6),
 }
 SAMPLED = ("greedy", "self_consistency", "best_of_n", "weighted_vote", "soft_best_of_n")
 SEARCHES = tuple(name for name in STRATEGIES if name not in SAMPLED)
+STOPPABLE = tuple(name for name in SEARCHES if not name.startswith("receding"))
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)
 
 
@@ -104,6 +111,10 @@ def test_greedy_takes_the_likeliest_and_is_wrong():
         mcts(simulations=40, candidates=12, choose="vote"),
         mcts(simulations=40, candidates=12, selection="uct"),
         mcts(simulations=40, candidates=12, selection="gumbel"),
+        mcts(simulations=60, candidates=12, rollouts=2, selection="uct"),
+        lookahead(width=2, expand=12, ahead=2),
+        receding(mcts(simulations=20, candidates=12), steps=6),
+        receding(mcts(simulations=20, candidates=12, reuse=True), steps=6),
     ],
     ids=SEARCHES,
 )
@@ -307,13 +318,14 @@ def test_the_ledger_counts_what_the_scorer_read(name):
 
 @pytest.mark.parametrize(
     ("name", "tokens"),
-    [(name, tokens) for name in SEARCHES for tokens in (1, 30, 60, 200)],
+    [(name, tokens) for name in STOPPABLE for tokens in (1, 30, 60, 200)],
 )
 def test_a_budget_of_tokens_stops_the_search_which_still_answers(name, tokens):
     """One more call may begin just below the limit; what is left open is then said greedily."""
     free = reasoner(STRATEGIES[name]).plan(QUESTIONS)
     search = reasoner(STRATEGIES[name], finish=False).plan(QUESTIONS, budget=Budget(tokens=tokens))
-    one_call = 4 * 3 * len("300+300=600\n")  # candidates, of each of the beam's nodes
+    ahead = 3 if name in ("mcts_rollouts", "lookahead") else 1
+    one_call = 4 * 3 * ahead * len("300+300=600\n")  # candidates, of each of the beam's nodes
     assert (search.cost.tokens.decoded < tokens + one_call).all()
     whole = reasoner(STRATEGIES[name]).plan(QUESTIONS, budget=Budget(tokens=tokens))
     assert {thought.finish for thought in whole.final} == {"answered"}

@@ -11,13 +11,13 @@ import torch
 from mbrl_core import generator
 from reasoning.engines import Completion, Request, ScoreRequest, ScriptedEngine, TransformersEngine
 from reasoning.scorers import StepScorer
-from reasoning.strategies import FinalNumber
+from reasoning.strategies import FinalAnswer
 from reasoning.training.scorer import tagged
 from reasoning.training.tokenizer import PROMPT, STEP_TAG
 from reasoning.world import Continuation, LanguagePolicy, Step, TextWorld, Thought
 from tests.language import Checker, recite, save_tiny_model, scripted
 
-answers = FinalNumber()
+answers = FinalAnswer()
 
 QUESTIONS = ["3+4+5", "10+20", "1+2+3+4"]
 
@@ -221,7 +221,7 @@ def test_a_state_draws_from_its_own_generator():
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [
-        ({"unit": "word"}, "unit must be solution or step, not 'word'"),
+        ({"unit": "word"}, "unit must be solution, step or list, not 'word'"),
         ({"temperature": -0.1}, "temperature must be 0 or more"),
         ({"max_tokens": 0}, "max_tokens must be at least 1"),
     ],

@@ -1,0 +1,111 @@
+"""Records of a task from a JSONL file, a folder of such files, or the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from reasoning.tasks.types import Problem, check_limit
+
+
+class Source(NamedTuple):
+    """A data set: what it is called and how the hub has it."""
+
+    title: str
+    hub: str = ""  # by default, for `datasets.load_dataset`
+    config: str | None = None
+    splits: tuple[str, ...] = ("train", "test")
+
+
+Parse = Callable[[dict[str, Any], str, int], Problem]
+"""From a record, where it stands and its number to a problem."""
+
+
+def load_records(
+    source: Source, data: str | Path | None, split: str, limit: int | None, parse: Parse
+) -> list[Problem]:
+    """The first `limit` problems of a split.
+
+    Args:
+        source: the data set; its hub name is the default of `data`.
+        data: a local JSONL file, a folder that holds ``<split>.jsonl``, or a hub name.
+        split: one of the source's.
+        limit: None is all.
+        parse: makes a problem of a record.
+
+    Raises:
+        ValueError: unknown split, `limit` below 1, or a malformed record (file and line named).
+        FileNotFoundError: there are no such data.
+    """
+    if split not in source.splits:
+        raise ValueError(f"split must be one of {', '.join(source.splits)}, not {split!r}")
+    check_limit(limit)
+    records, origin = _records(source, data, split)
+    if not records:
+        raise ValueError(f"{origin} holds no problems.")
+    return [
+        parse(_object(record, where), where, number)
+        for number, record in enumerate(records[:limit])
+        for where in [f"{origin}, line {number + 1}"]
+    ]
+
+
+def text_of(record: dict[str, Any], key: str, where: str) -> str:
+    """A field that must hold text. Raises ValueError where it does not."""
+    if not isinstance(record.get(key), str) or not record[key].strip():
+        raise ValueError(f"{where}: the field {key!r} is missing, empty or not text.")
+    return record[key].strip()
+
+
+def lines_of(text: str) -> tuple[str, ...]:
+    """The lines of a text that are not blank."""
+    return tuple(line.strip() for line in text.split("\n") if line.strip())
+
+
+def _records(source: Source, data: str | Path | None, split: str) -> tuple[Sequence[Any], str]:
+    """All records and where they come from."""
+    if data is None and not source.hub:
+        raise ValueError(f"{source.title} needs data=...: a JSONL file, or a folder of such")
+    path = Path(source.hub if data is None else data)
+    if path.is_dir():
+        path = path / f"{split}.jsonl"
+    if path.suffix in (".jsonl", ".json") or path.exists():
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no {source.title} file at {path}.")
+        return _lines(path), str(path)
+    return _from_hub(str(path), source.config, split), str(path)
+
+
+def _lines(path: Path) -> list[str]:
+    """One text record a line, so that errors can name the line."""
+    from datasets import load_dataset
+
+    if path.stat().st_size == 0:  # the library fails on an empty file with a long trace
+        return []
+    lines = load_dataset("text", data_files=str(path), split="train", keep_linebreaks=False)
+    return list(lines["text"])
+
+
+def _from_hub(name: str, config: str | None, split: str) -> list[Any]:
+    from datasets import load_dataset
+
+    try:
+        return list(load_dataset(name, config, split=split))
+    except Exception as error:  # the hub raises many kinds; each means the data is not available
+        raise FileNotFoundError(
+            f"{name!r} is neither a local file nor a data set that can be loaded: {error}"
+        ) from error
+
+
+def _object(record: Any, where: str) -> dict[str, Any]:
+    """A record of the hub's data set, or what a JSON line holds."""
+    if isinstance(record, str):
+        try:
+            record = json.loads(record)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where}: not a JSON record ({error.msg}).") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: a record must be an object with question and answer.")
+    return record
