@@ -132,24 +132,24 @@ def observed(state: Rows) -> Tensor:
 
 @dataclass(frozen=True)
 class ActorPolicy:
-    """The `Policy` of an actor. With `noise` false it always proposes the squashed mean.
+    """The `Policy` of an actor.
 
     `observe` reads observations [R, D] out of the states that a planner holds.
     """
 
     actor: Actor
     observe: Callable[[Rows], Tensor]
-    noise: bool = True
 
     def propose(self, state: Rows, num: int, *, rng: Rng) -> Proposal:
         """See `Policy`: `num` draws, equally likely because they are draws."""
         mean, log_std = self.actor(self.observe(state))
-        if not self.noise:
-            action = self.actor.center + self.actor.reach * torch.tanh(mean)
-            return Proposal(action, action.new_zeros(len(action), 1))
         noise = draws.normal(rng, len(mean), num, mean.shape[1]).to(mean)
         drawn = self.actor.squash(mean.unsqueeze(1), log_std.unsqueeze(1), noise)
         return Proposal(drawn.action.flatten(0, 1), mean.new_zeros(len(mean), num))
+
+    def mode(self, state: Rows) -> Rows:
+        """See `Policy`: the squashed mean."""
+        return self.actor.mean(self.observe(state))
 
 
 @dataclass(frozen=True)

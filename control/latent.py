@@ -343,9 +343,10 @@ class LatentModel:
         with self._precision(state):
             return self.world.expected(self.heads, state, None, self._tasks(len(state)))[0]
 
-    def best_guess(self, state: Tensor) -> Tensor:
-        """The policy's mean action, or its likeliest, in R states, without noise."""
-        actor = self.world.actor(state, self._tasks(len(state)))
+    def mode(self, state: Tensor) -> Tensor:
+        """See `Policy`."""
+        with self._precision(state):
+            actor = self.world.actor(state, self._tasks(len(state)))
         if isinstance(actor, Categorical):
             return actor.logits.argmax(-1)
         return self._own(actor.actions(None)[0])

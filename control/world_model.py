@@ -186,22 +186,17 @@ class EnsembleWorld(WorldModel):
 
 @dataclass(frozen=True)
 class ActorCriticWorld(EnsembleWorld):
-    """MBPO's and SVG's: an ensemble with the policy that was learned in it, and its critics.
-
-    Settings: those of the ensemble, and `policy_noise`: whether the policy draws its actions, as it
-    does while learning, or always proposes their squashed mean.
-    """
+    """MBPO's and SVG's: an ensemble with the policy that was learned in it, and its critics."""
 
     NAME = "actor_critic"
-    SETTINGS = (*EnsembleWorld.SETTINGS, "policy_noise")
 
     actor: Actor
     critics: Critics
 
-    def _model(self, discount: float | None, policy_noise: bool = True, **settings: Any) -> Model:
+    def _model(self, discount: float | None, **settings: Any) -> Model:
         model = super()._model(discount, **settings)
         return model._replace(
-            policy=ActorPolicy(self.actor, observed, policy_noise),
+            policy=ActorPolicy(self.actor, observed),
             value=CriticValue(self.actor, self.critics, observed),
         )
 

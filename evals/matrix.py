@@ -118,9 +118,12 @@ def matrix(
         options = [*played, "model=simulator", f"action_repeat={world.action_repeat}"]
         options += [*_population("cem", Size(number), TRUE_HORIZON), f"parallel={parallel}"]
         cells[TRUE, Size(number)] = _run(folder / f"simulator-{number}-steps", options, say)
+    alone = {"zero": ["planner=zero"], "random": ["planner=random"]}
+    if has_policy:
+        alone["policy"] = ["planner=policy", "planner.action=mode"]
     marks = {
-        name: _run(folder / name, [*own, f"planner={name}", f"parallel={parallel}"], say)
-        for name in ("zero", "random", *(["policy"] if has_policy else []))
+        name: _run(folder / name, [*own, *chosen, f"parallel={parallel}"], say)
+        for name, chosen in alone.items()
     }
     return _write(folder, f"{model} ({world.env})", cells, marks, episodes, say)
 

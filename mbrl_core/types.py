@@ -72,7 +72,11 @@ class Dynamics(Protocol):
 
 @runtime_checkable
 class Policy(Protocol):
-    """What is worth trying."""
+    """What is worth trying.
+
+    `mode(state)` is optional: the likeliest action of each row, or the mean of a continuous
+    policy, without a draw; `Reflex(action="mode")` takes it.
+    """
 
     def propose(self, state: Rows, num: int, *, rng: Rng) -> Proposal:
         """R states to at most `num` candidates each (K <= num); num=1 is one draw from the

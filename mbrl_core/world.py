@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -119,6 +119,15 @@ class World:
         policy = self.model.rollout or self.model.policy
         assert policy is not None
         return self._ask(policy, state, 1, roots).actions
+
+    def mode(self, state: Rows) -> Rows:
+        """The policy's likeliest action for each row; ValueError where it only draws."""
+        if not hasattr(self.model.policy, "mode"):
+            raise ValueError(
+                f"{self.planner} needs a policy that tells its likeliest action, and "
+                f"{type(self.model.policy).__name__} has no `mode`: follow its draws instead"
+            )
+        return self._ask(_Settled(self.model.policy), state, 1, None).actions
 
     def _ask(self, policy: Policy, state: Rows, num: int, roots: Tensor | None) -> Proposal:
         total = rows.count(state)
@@ -282,6 +291,15 @@ class World:
             if left is not None:
                 fits &= left >= max(needed.get(unit, 0), 1 if unit == "tokens" else 0)
         return fits
+
+
+class _Settled(NamedTuple):
+    """A policy without its draws."""
+
+    policy: Any
+
+    def propose(self, state: Rows, num: int, *, rng: Rng) -> Proposal:
+        return Proposal(self.policy.mode(state), torch.zeros(rows.count(state), 1))
 
 
 class Bounds(NamedTuple):

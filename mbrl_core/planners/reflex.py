@@ -28,17 +28,18 @@ from mbrl_core.world import World, bounds_of
 class Reflex:
     """An action without a step of the model, so that its gain over this is what planning is worth.
 
-    action: `policy`, one draw from the model's policy; `random`, uniform between the bounds
+    action: `policy`, one draw from the model's policy; `mode`, its likeliest action or its mean,
+        where it tells it, as is usual in evaluation; `random`, uniform between the bounds
         (standard normal where they are infinite); or `zero`, no force: 0, or the bound nearest to
         it, and action 0 of a discrete space.
 
     `Plan.value` is 0: nothing is predicted.
     """
 
-    action: Literal["policy", "random", "zero"] = "policy"
+    action: Literal["policy", "mode", "random", "zero"] = "policy"
 
     def __post_init__(self) -> None:
-        check_choice(self, "action", "policy", "random", "zero")
+        check_choice(self, "action", "policy", "mode", "random", "zero")
 
     @torch.no_grad()
     def __call__(
@@ -55,10 +56,11 @@ class Reflex:
 
         Raises ValueError where the budget does not allow to ask the policy once.
         """
-        needs = ("policy",) if self.action == "policy" else ("action_space",)
+        follows = self.action in ("policy", "mode")
+        needs = ("policy",) if follows else ("action_space",)
         world = World("Reflex", model, state, rng=rng, budget=budget, needs=needs)
-        if self.action == "policy":
-            action = _follow(world, state)
+        if follows:
+            action = _follow(world, state, draw=self.action == "policy")
         elif self.action == "random":
             action = uniform_sequences(world, 1, 1)[:, 0, 0]
         else:
@@ -70,11 +72,11 @@ class Reflex:
         return Plan(action, nothing, state, trace, world.cost(), ~kept), None
 
 
-def _follow(world: World, state: Rows) -> Rows:
-    """One draw from the policy for each root."""
+def _follow(world: World, state: Rows, *, draw: bool) -> Rows:
+    """What the policy does at each root."""
     if world.affordable(1, proposals=1) < 1 or not world.calls_left(1):
         raise ValueError("Reflex: the budget does not allow to ask the policy once")
-    return world.propose(state, 1).actions
+    return world.propose(state, 1).actions if draw else world.mode(state)
 
 
 def _zero(world: World) -> Tensor:

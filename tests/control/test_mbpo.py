@@ -281,12 +281,11 @@ def test_what_was_learned_is_a_world_for_every_planner(env, replay, poles, tmp_p
     check_planner(GradMPC(horizon=2, samples=2, iterations=1, policy_samples=1), smooth, root)
 
 
-def test_a_policy_without_noise_proposes_its_squashed_mean():
+def test_the_mode_of_a_policy_is_its_squashed_mean():
     space = Box(torch.tensor([-1.0]), torch.tensor([3.0]))
     actor = Actor(3, space, (8,), draws.generator(0))
     state = EnsembleState(torch.randn(5, 3, generator=draws.generator(1)), torch.zeros(5).long())
-    quiet = ActorPolicy(actor, observed, noise=False).propose(state, 4, rng=draws.generator(0))
-    assert torch.equal(quiet.actions, actor.mean(state.obs))
+    assert torch.equal(ActorPolicy(actor, observed).mode(state), actor.mean(state.obs))
     rngs = [draws.generator(s) for s in range(5)]
     drawn = ActorPolicy(actor, observed).propose(state, 400, rng=rngs)
     assert drawn.log_prior.shape == (5, 400)

@@ -38,10 +38,25 @@ def test_random_actions_fill_the_bounds_and_the_policy_is_followed():
         assert plan.cost.proposals.tolist() == [int(action == "policy")] * 4000
 
 
+def test_the_mode_of_a_policy_is_its_action_without_a_draw():
+    class Settled(RandomActions):
+        def mode(self, state):
+            return state[:, :1] + 5
+
+    model = bounded(0.0, 2.0)
+    plan, _ = Reflex(action="mode")(
+        model._replace(policy=Settled(model.action_space)), STATE, rng=generator(0)
+    )
+    assert plan.action.tolist() == [[2.0]] * 4  # inside the bounds
+    assert plan.cost.proposals.tolist() == [1] * 4 and plan.cost.calls == 1
+    with pytest.raises(ValueError, match="RandomActions has no `mode`"):
+        Reflex(action="mode")(model, STATE, rng=generator(0))
+
+
 def test_a_policy_that_may_not_be_asked_is_refused():
     with pytest.raises(ValueError, match="budget does not allow"):
         Reflex()(bounded(0.0, 1.0), STATE, rng=generator(0), budget=Budget(calls=0))
     with pytest.raises(ValueError, match=r"needs Model\.policy"):
         Reflex()(bounded(0.0, 1.0)._replace(policy=None), STATE, rng=generator(0))
-    with pytest.raises(ValueError, match=r"Reflex.action must be policy or random or zero"):
+    with pytest.raises(ValueError, match=r"Reflex.action must be policy or mode or random or zero"):
         Reflex(action="none")  # type: ignore[arg-type]
