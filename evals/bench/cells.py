@@ -64,7 +64,8 @@ def _peers(full: bool) -> Iterator[Cell]:
             for roots in batches:
                 for other in others:
                     cell = _control("peers", planner, roots, size, other)
-                    yield from (cell, _compiled(cell)) if roots == 1 or size is SMALL else (cell,)
+                    small = roots == 1 or size is SMALL
+                    yield from (cell, _compiled(cell) if small else _chunked(cell))
     published = {"samples": 512, "elites": 64, "horizon": 3}
     for width in (64, 256):
         for roots in (1, 64) if full else (1,):
@@ -151,6 +152,13 @@ def _control(group: str, planner: str, roots: int, size: dict[str, int], other: 
 def _compiled(cell: Cell) -> Cell:
     """The cell with our planner compiled, and the other side as it was."""
     return cell._replace(settings=cell.settings | {"compiled": True}, other_settings=cell.settings)
+
+
+def _chunked(cell: Cell) -> Cell:
+    """The cell with our model in chunks: many rows of a wide network overflow the caches."""
+    return cell._replace(
+        settings=cell.settings | {"option": "chunks"}, other_settings=cell.settings
+    )
 
 
 def _game(world: str, selection: str, actions: int, simulations: int, roots: int) -> dict[str, Any]:

@@ -236,7 +236,7 @@ def test_a_run_is_on_record_and_goes_on_where_it_stopped(tmp_path, fake):
     records = (tmp_path / "records.jsonl").read_text().splitlines()
     assert len(records) == count
     assert fake.started.count("ours") == 1
-    assert "| CEM | no | mbrl-lib | 64 x 15 steps x 6 | 2 x 64 | 1 |" in page
+    assert "| CEM |  | mbrl-lib | 64 x 15 steps x 6 | 2 x 64 | 1 |" in page
     assert "does not install: no such library" in page
     fake.broken, fake.started = set(), []
     again = run().read_text()
