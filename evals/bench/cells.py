@@ -14,7 +14,7 @@ CONTROL_PEERS = {
     "CEM": ("torchrl", "mbrl-lib", "stable-worldmodel"),
     "MPPI": ("pytorch-mppi", "torchrl", "mbrl-lib", "stable-worldmodel"),
 }
-MOST_ENTRIES = 2_200_000  # of actions x simulations x roots; beyond, mctx takes minutes a search
+MOST_ENTRIES = 1_100_000  # of actions x simulations x roots; beyond, mctx takes minutes a search
 
 
 class Cell(NamedTuple):
@@ -76,14 +76,14 @@ def _peers(full: bool) -> Iterator[Cell]:
 
 def _trees(full: bool) -> Iterator[Cell]:
     """Tree search against mctx."""
+    batches = [("PUCT", roots) for roots in ((1, 32, 256) if full else (1, 32))]
     for world in ("table", "table rules", "network", "network rules"):
         for actions in (4, 18, 82) if full else (4, 18):
             for simulations in (50, 200, 800) if full else (50,):
-                for roots in (1, 32, 256) if full else (1, 32):
-                    if actions * simulations * roots > MOST_ENTRIES:
-                        continue
-                    yield Cell("trees", _game(world, "PUCT", actions, simulations, roots), "mctx")
-                yield Cell("trees", _game(world, "Gumbel", actions, simulations, 32), "mctx")
+                for selection, roots in (*batches, ("Gumbel", 32)):
+                    if actions * simulations * roots <= MOST_ENTRIES:
+                        game = _game(world, selection, actions, simulations, roots)
+                        yield Cell("trees", game, "mctx")
 
 
 def _growth(full: bool) -> Iterator[Cell]:
