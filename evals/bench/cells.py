@@ -71,7 +71,7 @@ def _peers(full: bool) -> Iterator[Cell]:
         for roots in (1, 64) if full else (1,):
             size = published | {"width": width}
             cell = _control("peers", "TD-MPC2", roots, size, "TD-MPC2")
-            yield from (cell, _compiled(cell)) if roots == 1 else (cell,)
+            yield from (cell, _compiled(cell) if roots == 1 else _chunked(cell))
 
 
 def _trees(full: bool) -> Iterator[Cell]:
