@@ -22,7 +22,8 @@ from control.metrics import Metrics
 from control.replay import Replay, Steps
 from control.types import Act, Evaluation, Learner, Recipe, RunInfo, Watcher
 from control.world_model import save_world_model
-from mbrl_core import draws, reset
+from mbrl_core import Discrete, draws, reset
+from mbrl_core.planners.trajectory import TrajectoryPlanner
 from mbrl_core.types import Carry, Planner
 
 KIND = "run of control.train"
@@ -64,11 +65,17 @@ class Run:
         """A run that has seen nothing.
 
         `env` is what is learned in, `judge` has an environment for every episode of an evaluation.
-        Raises ValueError where these would have no end.
+        Raises ValueError where these would have no end, and on a planner of continuous actions
+        where the environment numbers its actions.
         """
         if pace.evaluate and judge.frames_per_episode is None:
             raise ValueError(
                 f"episodes of {info.env} have no time limit: give max_frames, or eval_frames=null"
+            )
+        if isinstance(env.action_space, Discrete) and isinstance(planner, TrajectoryPlanner):
+            raise ValueError(
+                f"{type(planner).__name__} needs continuous actions, and those of {info.env} are "
+                "numbered: take planner=gumbel (with a policy and values), mcts or categorical_cem"
             )
         self.info, self.pace, self.nan, self.watchers = info, pace, nan, watchers
         self.env, self.judge = env, judge

@@ -340,6 +340,7 @@ def test_other_arguments_are_refused(tmp_path):
         ({"log_frames": 0}, "log_frames must be at least 1, not 0"),
         ({"eval_episodes": 0}, "eval_episodes must be at least 1, not 0"),
         ({"agent": PETS(random_frames=0)}, "random_frames must be at least 1"),
+        ({"env": "gym/CartPole-v1"}, "those of gym/CartPole-v1 are numbered: take planner=gumbel"),
     ],
 )
 def test_what_cannot_work_is_refused_before_it_begins(options, sentence, tmp_path):
