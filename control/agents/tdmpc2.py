@@ -81,7 +81,8 @@ class TDMPC2:
         own: a standard deviation as a fraction of half the action range, or the chance of a random
         discrete action.
     half_precision: whether plans are computed in bfloat16.
-    compiled: whether the losses are compiled, which takes a minute at the first update.
+    compiled: whether the losses are compiled, which takes a minute at the first update; of a
+        planner that is given, see its own option.
     device: where to learn; "auto" takes a GPU where there is one.
     random_frames: simulator frames of random actions that come first.
     action_repeat: frames for which an action is held in DMControl, unless told else.
@@ -150,7 +151,7 @@ def published_planner(recipe: TDMPC2, space: Box | Discrete) -> Planner:
     if isinstance(space, Discrete):
         return MCTS(simulations=32, candidates=space.n, selection=Gumbel())
     more = 2 if len(space.low) >= MANY_ACTIONS else 0
-    return TDMPC(horizon=recipe.horizon, iterations=6 + more)
+    return TDMPC(horizon=recipe.horizon, iterations=6 + more, compiled=recipe.compiled)
 
 
 def find_device(name: str) -> torch.device:

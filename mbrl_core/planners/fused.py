@@ -91,11 +91,10 @@ class Traced(World):
 def fused(planner: Population, world: World) -> Advance:
     """`planner.advance`, compiled for the model of `world`; ValueError where that cannot be.
 
-    It is made once for a planner and a model's parts: a plan with new objects is compiled anew.
+    A model that differs from one before in its numbers alone is not compiled anew.
     """
-    model = world.model
-    iterate = _compiled(planner, _Same(model.dynamics), _Same(model.value), world.device.type)
     traced = Traced(world)
+    kind: tuple[Any, ...] = type(world.model.dynamics), type(world.model.value), world.device.type
 
     def advance(
         world: World, bounds: Bounds, state: Rows, search: Search, noise: Noise
@@ -103,7 +102,11 @@ def fused(planner: Population, world: World) -> Advance:
         if search.best is search.mean:  # the first iteration has the layout of all others, too
             search = _apart(search)
         try:
+            iterate = _compiled(planner, *kind)
             search, sequences, found = iterate(traced, bounds, state, search, noise)
+        except torch._dynamo.exc.FailOnRecompileLimitHit:  # many models: forget those before
+            _compiled.cache_clear()
+            return advance(world, bounds, state, search, noise)
         except torch._dynamo.exc.TorchDynamoException as error:
             raise ValueError(
                 f"{world.planner}(compiled=True) needs a model that draws no random numbers and "
@@ -126,23 +129,11 @@ def _apart(search: Search) -> Search:
 _NUMBER = count()
 
 
-class _Same:
-    """A thing that equals only itself."""
-
-    def __init__(self, thing: Any) -> None:
-        self.thing = thing
-
-    def __hash__(self) -> int:
-        return id(self.thing)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.thing is other.thing
-
-
 @lru_cache(maxsize=16)
-def _compiled(
-    planner: Population, dynamics: _Same, value: _Same, device: str
-) -> Callable[..., Any]:
+def _compiled(planner: Population, dynamics: type, value: type, device: str) -> Callable[..., Any]:
+    """`advance` for one planner and models of one kind; torch.compile sees to what differs in
+    their shapes."""
+
     def iterate(
         world: Traced, bounds: Bounds, state: Rows, search: Search, noise: Noise
     ) -> tuple[Search, Tensor, Evaluated]:

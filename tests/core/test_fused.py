@@ -119,6 +119,15 @@ def test_the_compiler_gives_the_same_plan() -> None:
     assert ours.cost.calls == plain.cost.calls
 
 
+def test_a_model_of_the_same_kind_is_not_compiled_anew(traced: None) -> None:
+    planner = PLANNERS[0]
+    first, _ = planner(glider(), START, rng=generator(0))
+    made = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    again, _ = planner(glider(), START, rng=generator(0))  # other objects
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == made
+    assert torch.equal(first.action, again.action)
+
+
 def test_chunks_are_compiled_too(traced: None) -> None:
     plain, _ = replace(PLANNERS[0], compiled=False)(glider(), START, rng=generator(0))
     ours, _ = PLANNERS[0](in_chunks(glider(), 10), START, rng=generator(0))
