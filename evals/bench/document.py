@@ -23,7 +23,9 @@ Both sides of a comparison run in processes of their own, pinned to the same cor
 number of threads, and build the same model from the same numbers. After one run each to warm up
 they take turns, A B A B; a turn lasts at least 50 ms. With one thread a side, times are those of
 the processor, on which other work on the machine has little influence. Told are medians over the
-turns; ratios are ratios of medians, and the middle half is that of the ratios turn by turn."""
+turns; ratios are ratios of medians, and the middle half is that of the ratios turn by turn. All
+sides run with glibc told to keep freed memory (`MALLOC_TRIM_THRESHOLD_`, `MALLOC_MMAP_THRESHOLD_`),
+which it otherwise gives back and takes anew at every step of large plans: worth setting at home."""
 
 
 def sections(records: Sequence[Record], failures: dict[str, str]) -> list[Section]:
