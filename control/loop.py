@@ -22,7 +22,7 @@ from control.metrics import Metrics
 from control.replay import Replay, Steps
 from control.types import Act, Evaluation, Learner, Recipe, RunInfo, Watcher
 from control.world_model import save_world_model
-from mbrl_core import Discrete, draws, reset
+from mbrl_core import Box, CategoricalCEM, Discrete, draws, reset
 from mbrl_core.planners.trajectory import TrajectoryPlanner
 from mbrl_core.types import Carry, Planner
 
@@ -65,8 +65,8 @@ class Run:
         """A run that has seen nothing.
 
         `env` is what is learned in, `judge` has an environment for every episode of an evaluation.
-        Raises ValueError where these would have no end, and on a planner of continuous actions
-        where the environment numbers its actions.
+        Raises ValueError where these would have no end, and on a planner of other actions than
+        the environment's.
         """
         if pace.evaluate and judge.frames_per_episode is None:
             raise ValueError(
@@ -76,6 +76,11 @@ class Run:
             raise ValueError(
                 f"{type(planner).__name__} needs continuous actions, and those of {info.env} are "
                 "numbered: take planner=gumbel (with a policy and values), mcts or categorical_cem"
+            )
+        if isinstance(env.action_space, Box) and isinstance(planner, CategoricalCEM):
+            raise ValueError(
+                f"CategoricalCEM needs numbered actions, and those of {info.env} are continuous: "
+                "take planner=cem"
             )
         self.info, self.pace, self.nan, self.watchers = info, pace, nan, watchers
         self.env, self.judge = env, judge

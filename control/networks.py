@@ -54,7 +54,7 @@ def mish(x: Tensor) -> Tensor:
     if x.is_cuda:
         return F.mish(x)
     if torch.compiler.is_compiling():
-        power = x.exp().clamp(max=1e9)
+        power = x.clamp(max=20.7).exp()  # clamped after it, the slope would be 0 times infinity
         above = (power + 2) * power
         return x * (above / (above + 2))
     return _Mish.apply(x) if torch.is_grad_enabled() else _mish_parts(x)[0].mul_(x)

@@ -81,8 +81,8 @@ class TDMPC2:
         own: a standard deviation as a fraction of half the action range, or the chance of a random
         discrete action.
     half_precision: whether plans are computed in bfloat16.
-    compiled: whether the losses are compiled, which takes a minute at the first update; of a
-        planner that is given, see its own option.
+    compiled: whether the losses, and the plans of the published planner, are compiled, which takes
+        a minute or two at the first; a planner that is given has an option of its own.
     device: where to learn; "auto" takes a GPU where there is one.
     random_frames: simulator frames of random actions that come first.
     action_repeat: frames for which an action is held in DMControl, unless told else.
@@ -102,7 +102,7 @@ class TDMPC2:
     end: float = 1.0
     rho: float = 0.5
     entropy: float = 1e-4
-    discrete_entropy: float = 1e-2
+    discrete_entropy: float = 0.1
     dropout: float = 0.01
     clip: float = 20.0
     target_rate: float = 0.01

@@ -107,16 +107,25 @@ def fused(planner: Population, world: World) -> Advance:
         except torch._dynamo.exc.FailOnRecompileLimitHit:  # many models: forget those before
             _compiled.cache_clear()
             return advance(world, bounds, state, search, noise)
+        except torch._inductor.exc.InductorError as error:
+            raise ValueError(
+                f"{world.planner}(compiled=True) needs a working compiler, for a CPU a C++ one: "
+                f"plan with compiled=False ({_first_line(error)})"
+            ) from error
         except torch._dynamo.exc.TorchDynamoException as error:
             raise ValueError(
                 f"{world.planner}(compiled=True) needs a model that draws no random numbers and "
                 "that torch.compile takes whole; this one is not such a model, plan with "
-                f"compiled=False ({str(error).strip().splitlines()[0]})"
+                f"compiled=False ({_first_line(error)})"
             ) from error
         _book(world, state, found)
         return search, sequences, found
 
     return advance
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _apart(search: Search) -> Search:

@@ -10,7 +10,8 @@ from typing import Any
 from reasoning.engines.base import Turn
 from reasoning.prompts import INSTRUCTION, Prompt
 
-REMEMBERED = 2**14  # texts whose token ids are kept
+REMEMBERED = 2**14  # texts whose token ids are kept,
+LONGEST = 2**10  # of so many characters at most
 
 
 class Vocabulary:
@@ -44,7 +45,8 @@ class Vocabulary:
 
     def encode(self, text: str, *, start: bool = False) -> tuple[int, ...]:
         """See `Engine`. In a search the same questions and steps are asked for again and again."""
-        return self._encode(text, start)
+        known = self._encode if len(text) <= LONGEST else self._encode.__wrapped__
+        return known(text, start)
 
     def encode_chat(self, turns: Sequence[Turn]) -> tuple[int, ...]:
         """See `Engine`."""

@@ -108,8 +108,9 @@ def test_mish_is_torchs_with_both_its_derivatives():
     torch.testing.assert_close(*second)
 
 
-def test_compiled_code_has_the_same_mish():
-    x = torch.cat([SPREAD, torch.tensor([200.0, -200.0]).double()]).requires_grad_()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compiled_code_has_the_same_mish(dtype):
+    x = torch.cat([SPREAD, torch.tensor([200.0, -200.0]).double()]).to(dtype).requires_grad_()
     compiled = torch.compile(lambda x: mish(x), backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), F.mish(x))
     slopes = [torch.autograd.grad(f(x).sum(), x)[0] for f in (compiled, F.mish)]

@@ -41,6 +41,7 @@ from mbrl_core import (
     TDMPC,
     BeamSearch,
     Carry,
+    CategoricalCEM,
     Discrete,
     GradMPC,
     ParticleFilter,
@@ -340,6 +341,10 @@ def test_other_arguments_are_refused(tmp_path):
         ({"log_frames": 0}, "log_frames must be at least 1, not 0"),
         ({"eval_episodes": 0}, "eval_episodes must be at least 1, not 0"),
         ({"agent": PETS(random_frames=0)}, "random_frames must be at least 1"),
+        (
+            {"planner": CategoricalCEM(horizon=2, samples=8, elites=2)},
+            "CategoricalCEM needs numbered actions, .*: take planner=cem",
+        ),
         ({"env": "gym/CartPole-v1"}, "those of gym/CartPole-v1 are numbered: take planner=gumbel"),
     ],
 )
