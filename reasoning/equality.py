@@ -8,11 +8,13 @@ that ends it; the next question starts another.
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 import signal
 import subprocess
 import sys
 import threading
+from collections import OrderedDict
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple
 
 CHILD = Path(__file__).with_name("equality_child.py")
 SECONDS = 5.0
+REMEMBERED = 65_536  # answers
 
 
 class Equality(NamedTuple):
@@ -45,7 +48,7 @@ class Verifier:
         self.seconds = seconds
         self._child: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[Any, str]] = {}
+        self._known: OrderedDict[bytes, tuple[Any, str]] = OrderedDict()  # the oldest first
         atexit.register(self.close)
 
     def same(self, gold: str, text: str, kinds: tuple[str, ...] = ("latex", "expr")) -> Equality:
@@ -70,17 +73,25 @@ class Verifier:
     def _ask(self, question: dict[str, Any]) -> tuple[Any, str]:
         """The child's answer, or None and why there is none."""
         line = json.dumps(question)
+        key = hashlib.blake2b(line.encode(), digest_size=16).digest()
         with self._lock:
-            if line not in self._known:
-                self._known[line] = self._asked(line)
-            return self._known[line]
+            if key not in self._known:
+                self._known[key] = self._asked(line)
+                if len(self._known) > REMEMBERED:
+                    self._known.popitem(last=False)
+            self._known.move_to_end(key)
+            return self._known[key]
 
     def _asked(self, line: str) -> tuple[Any, str]:
         child = self._started()
         assert child.stdin is not None and child.stdout is not None
-        child.stdin.write(line + "\n")
-        child.stdin.flush()
-        said = child.stdout.readline()
+        try:
+            child.stdin.write(line + "\n")
+            child.stdin.flush()
+            said = child.stdout.readline()
+        except BaseException:  # what this child says next is no answer to the next question
+            self.close()
+            raise
         if said:
             return json.loads(said), ""
         code = child.wait()

@@ -89,8 +89,11 @@ def _same_number(extracted: str, reference: str) -> bool:
 
 
 def shortest(number: str) -> str:
-    """One spelling for each number: ``18.0`` and ``18.00`` become ``18``."""
-    return format(Decimal(number).normalize() + 0, "f")
+    """One spelling for each number, exactly: ``18.0`` and ``18.00`` become ``18``."""
+    text = format(Decimal(number), "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
 
 
 class Grader(NamedTuple):

@@ -147,7 +147,7 @@ class LanguagePolicy:
         completions = self._completed(requests, full)
         self._note(state, completions)
         options = [
-            self._continuation(completion, state[i // num].task.closing)
+            self._continuation(completion, state[i // num])
             for i, completion in enumerate(completions)
         ]
         groups = [options[i : i + num] for i in range(0, len(options), num)]
@@ -204,11 +204,13 @@ class LanguagePolicy:
             if completion.finish == "failed":
                 self.failures.setdefault(state[i // each].prompt, completion.reason)
 
-    def _continuation(self, completion: Completion, closing: str) -> Continuation:
+    def _continuation(self, completion: Completion, thought: Thought) -> Continuation:
         """Cut into steps at newlines; nothing is kept after a closing line."""
         steps = self._lines(completion)
+        lines = [step.text for step in thought.steps]
         for number, step in enumerate(steps, 1):
-            if closing in step.text and "\n" in step.text:
+            lines.append(step.text)
+            if "\n" in step.text and thought.task.closed(lines):
                 return self._of(steps[:number], "eos", completion)
         return self._of(steps, completion.finish, completion)
 
@@ -370,7 +372,7 @@ class TextWorld:
     def _append(self, thought: Thought, action: Continuation) -> Thought:
         steps = thought.steps + action.steps
         finish: Literal["open", "answered", "cut", "failed"] = "open"
-        closed = bool(action.steps) and thought.task.closing in action.steps[-1].text
+        closed = bool(action.steps) and thought.task.closed([step.text for step in steps])
         if action.finish == "eos" or closed:
             finish = "answered"
         if action.finish == "length" or (finish == "open" and len(steps) >= self.max_steps):

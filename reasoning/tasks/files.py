@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ class Source(NamedTuple):
 
 
 Parse = Callable[[dict[str, Any], str, int], Problem]
-"""From a record, where it stands and its number to a problem."""
+"""From a record, where it stands and its number, from 0, to a problem."""
 
 
 def load_records(
@@ -36,20 +36,39 @@ def load_records(
         parse: makes a problem of a record.
 
     Raises:
-        ValueError: unknown split, `limit` below 1, or a malformed record (file and line named).
+        ValueError: unknown split, `limit` below 1, a malformed record or an id that comes twice
+            (file and line named).
         FileNotFoundError: there are no such data.
     """
     if split not in source.splits:
         raise ValueError(f"split must be one of {', '.join(source.splits)}, not {split!r}")
     check_limit(limit)
     records, origin = _records(source, data, split)
-    if not records:
+    lines = [(f"{origin}, line {n}", r) for n, r in enumerate(records, 1) if not _blank(r)]
+    if not lines:
         raise ValueError(f"{origin} holds no problems.")
-    return [
-        parse(_object(record, where), where, number)
-        for number, record in enumerate(records[:limit])
-        for where in [f"{origin}, line {number + 1}"]
-    ]
+    return distinct(
+        (where, parse(_object(record, where), where, number))
+        for number, (where, record) in enumerate(lines[:limit])
+    )
+
+
+def distinct(problems: Iterable[tuple[str, Problem]]) -> list[Problem]:
+    """Problems without where they stand. Raises ValueError on an id that comes twice: of two
+    problems of one id a run would keep one."""
+    found: dict[str, Problem] = {}
+    for where, problem in problems:
+        if problem.id in found:
+            _, _, name = problem.id.partition("/")
+            raise ValueError(f"{where}: the id {name!r} comes twice.")
+        found[problem.id] = problem
+    return list(found.values())
+
+
+def name_of(record: dict[str, Any], key: str, split: str, number: int) -> str:
+    """The field that names a record, or `split/number` where there is none."""
+    given = record.get(key)
+    return f"{split}/{number}" if given is None or given == "" else str(given)
 
 
 def text_of(record: dict[str, Any], key: str, where: str) -> str:
@@ -59,9 +78,23 @@ def text_of(record: dict[str, Any], key: str, where: str) -> str:
     return record[key].strip()
 
 
+def steps_of(record: dict[str, Any], where: str) -> tuple[str, ...]:
+    """The lines of a field `solution`, a text or a list of texts, that are not blank; none without
+    it. Raises ValueError where it is something else."""
+    given = record.get("solution") or ""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{where}: the field 'solution' is neither text nor a list of lines.")
+    return lines_of("\n".join(texts))
+
+
 def lines_of(text: str) -> tuple[str, ...]:
     """The lines of a text that are not blank."""
     return tuple(line.strip() for line in text.split("\n") if line.strip())
+
+
+def _blank(record: Any) -> bool:
+    return isinstance(record, str) and not record.strip()
 
 
 def _records(source: Source, data: str | Path | None, split: str) -> tuple[Sequence[Any], str]:

@@ -16,6 +16,7 @@ import ast
 import csv
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -25,8 +26,8 @@ from random import Random
 from typing import Any, ClassVar, NamedTuple
 
 from reasoning.arithmetic import evaluate
-from reasoning.tasks.files import Source, load_records, text_of
-from reasoning.tasks.types import Problem, Task, check_limit
+from reasoning.tasks.files import Source, distinct, load_records, name_of, text_of
+from reasoning.tasks.types import Problem, Task, check_apart, check_limit
 
 TARGET = Fraction(24)
 HIGHEST = 13  # of the numbers of a generated puzzle, as on cards
@@ -162,17 +163,27 @@ def walk(question: str, lines: Sequence[str]) -> Walk:
 
     Broken is the rule by an operation on numbers that are not left, with a wrong result, or that
     tells wrongly what is left, and by an answer whose equation does not hold. Rounded results are
-    wrong ones. A line that is neither is not judged.
+    wrong ones. A line that is neither is not judged, nor is an equation that cannot be read.
     """
     left, legal = numbers_of(question), True
     for line in lines:
         if answer := _ANSWER.search(line):
-            said, equals, result = answer[1].translate(_SIGNS).partition("=")
-            legal = legal and not (equals and evaluate(said) != evaluate(result))
+            said, result = map(evaluate, _sides(answer[1]))
+            legal = legal and (said is None or result is None or said == result)
         elif move := _LINE.search(line.translate(_SIGNS)):
             after = _moved(left, *move.groups())
             left, legal = (left, False) if after is None else (after, legal)
     return Walk(left, legal)
+
+
+def _sides(answer: str) -> tuple[str, str]:
+    """What is left and right of an answer's sign of equality, without emphasis and final points."""
+    said, _, result = answer.translate(_SIGNS).partition("=")
+    return _plain(said), _plain(result)
+
+
+def _plain(text: str) -> str:
+    return text.strip(" *_").rstrip(".").strip(" *_")
 
 
 def _moved(numbers: Numbers, a: str, sign: str, b: str, result: str, left: str) -> Numbers | None:
@@ -195,7 +206,9 @@ def moves_of(lines: Sequence[str]) -> list[Operation]:
     for line in lines:
         if found := _LINE.search(line.translate(_SIGNS)):
             a, sign, b, result, left = found.groups()
-            moves.append(Operation(f"{a} {sign} {b}", Fraction(result), _told(left)))
+            with suppress(ValueError, ZeroDivisionError):  # what are no numbers
+                Fraction(a), Fraction(b)
+                moves.append(Operation(f"{a} {sign} {b}", Fraction(result), _told(left)))
     return moves
 
 
@@ -225,7 +238,7 @@ def _terms(node: ast.expr, minus: bool) -> Iterator[tuple[bool, str]]:
     else:
         factors = sorted(_factors(node, False))
         text = " ".join(f"{'/' if under else '*'} {factor}" for under, factor in factors)
-        yield minus, text.removeprefix("* ") if not factors[0][0] else f"1 {text}"
+        yield minus, text.removeprefix("* ")
 
 
 def _factors(node: ast.expr, under: bool) -> Iterator[tuple[bool, str]]:
@@ -278,12 +291,17 @@ class Game24(Task):
             return [_problem(f"{split}/{_id(numbers)}", numbers) for numbers in puzzles]
         if Path(data).suffix == ".csv":
             return _read_csv(Path(data), split, limit)
-        return load_records(SOURCE, data, split, limit, _parse)
+
+        def parse(record: dict[str, Any], where: str, number: int) -> Problem:
+            name = name_of(record, "id", split, number)
+            return _checked(name, text_of(record, "puzzle", where), where)
+
+        return load_records(SOURCE, data, split, limit, parse)
 
     def answer(self, text: str) -> str | None:
         """See `Task`: the expression of the last answer line."""
-        found = _ANSWER.findall(text.translate(_SIGNS))
-        return canonical(found[-1].partition("=")[0].strip()) if found else None
+        found = _ANSWER.findall(text)
+        return canonical(_sides(found[-1])[0]) if found else None
 
     def same(self, answer: str, problem: Problem) -> bool:
         """See `Task`: uses the puzzle's numbers once each and equals 24."""
@@ -291,15 +309,19 @@ class Game24(Task):
         return tuple(used) == numbers_of(problem.question) and evaluate(answer) == TARGET
 
     def write(self, problem: Problem) -> str:
-        """See `Task`."""
+        """See `Task`. Raises ValueError where 24 cannot be made."""
         numbers = numbers_of(problem.question)
-        expression = expression_of(numbers, solve(numbers) or [])
+        moves = solve(numbers)
+        if moves is None:
+            raise ValueError(f"{problem.id} has no solution: 24 cannot be made of {_id(numbers)}")
+        expression = expression_of(numbers, moves)
         return "\n".join((*problem.solution, f"{self.closing} {expression} = 24"))
 
     def examples(
         self, data: str | Path | None = None, shots_data: str | Path | None = None
     ) -> list[Problem]:
         """See `Task`: by default puzzles made here, so that `data` is left alone."""
+        check_apart(data, shots_data)
         return self.load(data=shots_data, split="train")
 
     def refuted(self, question: str, lines: Sequence[str]) -> bool:
@@ -367,11 +389,6 @@ def _id(numbers: Numbers) -> str:
     return "-".join(map(str, numbers))
 
 
-def _parse(record: dict[str, Any], where: str, number: int) -> Problem:
-    name = str(record.get("id", number))
-    return _checked(name, text_of(record, "puzzle", where), where)
-
-
 def _checked(name: str, puzzle: str, where: str) -> Problem:
     if not _PUZZLE.fullmatch(puzzle.strip()):
         raise ValueError(f"{where}: {puzzle!r} is no puzzle of four whole numbers.")
@@ -391,10 +408,11 @@ def _read_csv(path: Path, split: str, limit: int | None) -> list[Problem]:
         rows = [(n, row) for n, row in rows if _rank(row, f"{path}, line {n}") in wanted]
     if not rows:
         raise ValueError(f"{path} holds no {split} puzzles.")
-    return [
-        _checked(row.get("Rank") or str(n), row["Puzzles"] or "", f"{path}, line {n}")
-        for n, row in rows[:limit]
-    ]
+    return distinct(
+        (where, _checked(name_of(row, "Rank", split, number), row["Puzzles"] or "", where))
+        for number, (n, row) in enumerate(rows[:limit])
+        for where in [f"{path}, line {n}"]
+    )
 
 
 def _rank(row: dict[str, str], where: str) -> int:

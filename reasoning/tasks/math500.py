@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from reasoning.equality import verifier
 from reasoning.grading import Grade
-from reasoning.tasks.files import Source, lines_of, load_records, text_of
-from reasoning.tasks.types import Grading, Problem, Task
+from reasoning.tasks.files import Source, load_records, name_of, steps_of, text_of
+from reasoning.tasks.types import Grading, Problem, Task, check_apart
 
 BOX = r"\boxed{"
 SOURCE = Source("MATH-500", "HuggingFaceH4/MATH-500", splits=("test", "train"))
@@ -81,9 +81,8 @@ class Math500(Task):
 
         def parse(record: dict[str, Any], where: str, number: int) -> Problem:
             question, answer = (text_of(record, key, where) for key in ("problem", "answer"))
-            solution = lines_of(str(record.get("solution") or ""))
-            name = f"math500/{record.get('unique_id') or f'{split}/{number}'}"
-            return Problem(name, question, answer, solution)
+            name = f"math500/{name_of(record, 'unique_id', split, number)}"
+            return Problem(name, question, answer, steps_of(record, where))
 
         return load_records(SOURCE, data, split, limit, parse)
 
@@ -108,6 +107,10 @@ class Math500(Task):
         """See `Task`."""
         return merged(super().votes(texts))
 
+    def closed(self, lines: Sequence[str]) -> bool:
+        """See `Task`: once a box is closed, which may take several lines."""
+        return boxed("".join(lines)) is not None
+
     def write(self, problem: Problem) -> str:
         """See `Task`: the reference solution, which holds the box."""
         return "\n".join(problem.solution)
@@ -116,6 +119,7 @@ class Math500(Task):
         self, data: str | Path | None = None, shots_data: str | Path | None = None
     ) -> list[Problem]:
         """See `Task`: by default a few of our own, since there is no training split."""
+        check_apart(data, shots_data)
         if shots_data is None:
             return list(EXAMPLES)
         return self.load(data=shots_data, split="train")

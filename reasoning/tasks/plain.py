@@ -10,39 +10,64 @@ from typing import Any, ClassVar
 
 from reasoning.grading import GRADERS, Grade, extract_numeric, shortest
 from reasoning.prompts import Prompt, Shot
-from reasoning.tasks.files import Source, lines_of, load_records, text_of
+from reasoning.tasks.files import Source, load_records, name_of, steps_of, text_of
 from reasoning.tasks.math500 import boxed, equals, merged
 from reasoning.tasks.types import Problem, Task
 
 SOURCE = Source("The task 'jsonl'")
-_LEADS = (re.compile(r"####(.*)"), re.compile(r"(?i)(?:the )?(?:final )?answer(?: is|:)(.*)"))
-_NUMBER = re.compile(r"[-+]?\$?\s?[\d,]*\.?\d+\s?%?")
-_FORMULA = re.compile(r"[\\^_=+*/{}()\[\]\d]")
+_LEADS = (
+    re.compile(r"####(.*)"),
+    re.compile(r"(?i)(?<![a-z])answer[*_]*(?:\s+is\b[*_]*\s*:?|\s*:)[*_]*\s*(.*)"),
+)
+_DIGITS = r"[-+]?\$?\s?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)\s?%?"
+_NUMBER = re.compile(_DIGITS)
+_COUNTED = re.compile(rf"({_DIGITS})(?:\s+[^\W\d_]{{2,}})+")
+_LATEX = re.compile(r"[\\^$=]")
+_FORMULA = re.compile(r"(?:[\d\s.,+*/()\[\]{}-]|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z]))+")
+_EMPHASIS = re.compile(r"^([*_]{1,3})(.+)\1$")
+_DATE = re.compile(r"\d+([-/.])\d+\1\d+")
 
 
 def plain_answer(text: str) -> str | None:
     r"""The rest of the line after ``####``, else what is in the last ``\boxed{}``, else after the
-    last "answer is"; else the last number. Numbers come in their shortest form."""
+    last "answer is" or "answer:"; else the last number. Numbers come in their shortest form,
+    anything else without emphasis and a final point."""
     marked = [*_LEADS[0].findall(text)[:1], *filter(None, [boxed(text)])]
     marked += _LEADS[1].findall(text)[-1:]
     if not marked:
         found = extract_numeric(text)
         return None if found is None else shortest(found)
-    said = marked[0].strip().rstrip(".").strip()
+    said = _bare(marked[0])
     number = number_of(said)
     return number if number is not None else said or None
 
 
+def _bare(text: str) -> str:
+    """A text without emphasis, whose beginning may be missing, and a final point."""
+    text = _EMPHASIS.sub(r"\2", text.strip().rstrip(".").strip())
+    return text.removesuffix("**").rstrip(".").strip()
+
+
 def number_of(answer: str) -> str | None:
-    """A number in its shortest form; None for what is more than one number."""
-    found = extract_numeric(answer) if _NUMBER.fullmatch(answer.strip()) else None
+    """A number in its shortest form; None for what is more, or other, than one number."""
+    answer = re.sub(r"^\$+(.*?)\$+$", r"\1", answer.strip()).strip()
+    found = extract_numeric(answer) if _NUMBER.fullmatch(answer) else None
     return None if found is None else shortest(found)
 
 
 def plain_text(answer: str) -> str:
     """An answer without what makes no difference: case, articles, spaces, quotes and the point."""
-    words = re.sub(r"[\"'“”‘’`.!?]+$|^[\"'“”‘’`]+", "", answer.strip().casefold()).split()
-    return " ".join(word for word in words if word not in ("a", "an", "the"))
+    text = re.sub(r"[\"'“”‘’`.!?]+$|^[\"'“”‘’`]+", "", answer.strip().casefold())
+    words = _bare(text).split()
+    return " ".join([word for word in words if word not in ("a", "an", "the")] or words)
+
+
+def is_formula(answer: str) -> bool:
+    """Whether it is LaTeX, or has digits, operators, brackets and single letters only; dates and
+    what is counted in words ("5 km") are not."""
+    if _LATEX.search(answer):
+        return True
+    return bool(_FORMULA.fullmatch(answer)) and not _DATE.fullmatch(answer)
 
 
 @dataclass(frozen=True)
@@ -66,20 +91,15 @@ class Plain(Task):
         limit: int | None = None,
         seed: int = 0,
     ) -> list[Problem]:
-        """See `Task`. An answer may be a number of JSON. Raises ValueError on an id that comes
-        twice."""
-        seen: set[str] = set()
+        """See `Task`. An answer may be a number of JSON, a solution a list of lines."""
 
         def parse(record: dict[str, Any], where: str, number: int) -> Problem:
             question = text_of(record, "question", where)
             if type(record.get("answer")) in (int, float):
                 record = {**record, "answer": str(record["answer"])}
             answer = text_of(record, "answer", where)
-            name = f"jsonl/{record.get('id', f'{split}/{number}')}"
-            if name in seen:
-                raise ValueError(f"{where}: the id {record.get('id')!r} comes twice.")
-            seen.add(name)
-            return Problem(name, question, answer, lines_of(str(record.get("solution") or "")))
+            name = f"jsonl/{name_of(record, 'id', split, number)}"
+            return Problem(name, question, answer, steps_of(record, where))
 
         return load_records(SOURCE, data, split, limit, parse)
 
@@ -89,20 +109,26 @@ class Plain(Task):
 
     def same(self, answer: str, problem: Problem) -> Grade:
         """See `Task`."""
-        if number_of(problem.answer) is not None:
+        number = number_of(problem.answer)
+        if number is not None:
             # Where nothing more is said, "12 eggs" is 12.
-            return Grade(answer, bool(GRADERS["numeric"](answer, problem.answer).correct))
+            return Grade(answer, bool(GRADERS["numeric"](answer, number).correct))
         if plain_text(answer) == plain_text(problem.answer):
             return Grade(answer, True)
-        if _FORMULA.search(problem.answer):
+        if is_formula(problem.answer):
             return equals(problem.answer.strip("$"), answer.strip("$"))
         return Grade(answer, False)
 
     def votes(self, texts: Sequence[str]) -> list[str | None]:
-        """See `Task`. Formulas that are equal vote together, and so do texts but for case."""
+        """See `Task`. Formulas that are equal vote together, and so do texts but for case, and "5
+        apples" with 5 where that is said, too."""
+        given = super().votes(texts)
         answers: list[str | None] = []
         spelt: dict[str, str] = {}
-        for said in super().votes(texts):
+        for said in given:
+            counted = _COUNTED.fullmatch(said or "")
+            number = number_of(counted[1]) if counted else None
+            said = number if number is not None and number in given else said
             answers.append(None if said is None else spelt.setdefault(plain_text(said), said))
         formulas = [a if a is not None and "\\" in a else None for a in answers]
         pairs = zip(answers, merged(formulas), strict=True)

@@ -43,7 +43,7 @@ class Task(ABC):
     """A kind of problem. Three methods make one: `load`, `answer` and `same`.
 
     name: as in ``task=name`` and in problem ids.
-    closing: text whose line ends a solution; nothing after that line is kept.
+    closing: text whose line ends a solution, see `closed`; nothing after that line is kept.
     instruction: tells a model what to do.
     plain: a question in a prompt without a chat template.
 
@@ -105,6 +105,10 @@ class Task(ABC):
         """
         return [self.answer(text) for text in texts]
 
+    def closed(self, lines: Sequence[str]) -> bool:
+        """Whether the last of the lines ends the solution; they come with their newlines."""
+        return self.closing in lines[-1]
+
     def write(self, problem: Problem) -> str:
         """The text of a problem's known solution, as a model should write it."""
         return "\n".join((*problem.solution, f"{self.closing} {problem.answer}"))
@@ -117,7 +121,8 @@ class Task(ABC):
         Raises ValueError where they would come from the file `data` that holds what is asked.
         """
         if shots_data is None and data is not None and Path(data).is_file():
-            raise ValueError(f"shots need shots_data=...: {data} holds the problems that are asked")
+            shots_data = data
+        check_apart(data, shots_data)
         return self.load(data=shots_data or data, split="train")
 
     def prompt(self, shots: tuple[Shot, ...] = ()) -> Prompt | None:
@@ -148,6 +153,16 @@ class Task(ABC):
             "Can this still lead to the right answer? Check it, then write one word on the last "
             "line: sure, likely or impossible.\n"
         )
+
+
+def check_apart(data: str | Path | None, shots_data: str | Path | None) -> None:
+    """Raise ValueError where the file of the examples is the one that is asked, by itself or as the
+    test split of a folder."""
+    if data is None or shots_data is None or not Path(shots_data).is_file():
+        return
+    asked = Path(data) / "test.jsonl" if Path(data).is_dir() else Path(data)
+    if asked.resolve() == Path(shots_data).resolve():
+        raise ValueError(f"shots need shots_data=... of their own: {asked} holds what is asked")
 
 
 def check_limit(limit: int | None) -> None:

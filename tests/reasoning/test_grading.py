@@ -13,6 +13,7 @@ from reasoning.grading import (
     extract_flexible,
     extract_numeric,
     extract_strict,
+    shortest,
 )
 
 GOLDEN = Path(os.environ.get("GOLDEN_DIR", Path(__file__).parents[3] / "shared" / "golden"))
@@ -109,6 +110,22 @@ def test_numeric_equality(text):
 def test_thousands():
     assert GRADERS["numeric"]("1,000", "1000").correct
     assert GRADERS["numeric"]("1000", "1,000").correct
+
+
+@pytest.mark.parametrize(
+    ("number", "short"),
+    [
+        ("18.00", "18"),
+        ("100", "100"),
+        ("-0.50", "-0.5"),
+        ("-0.0", "0"),
+        ("007", "7"),
+        ("12345678901234567890123456789012345", "12345678901234567890123456789012345"),
+        ("0.12345678901234567890123456789012345", "0.12345678901234567890123456789012345"),
+    ],
+)
+def test_the_shortest_spelling_is_exact(number, short):
+    assert shortest(number) == short
 
 
 def test_known_disagreement_of_the_graders():

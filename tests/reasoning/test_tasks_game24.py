@@ -22,6 +22,7 @@ from reasoning.tasks import GAME24, Problem
 from reasoning.tasks.game24 import (
     canonical,
     generated_puzzles,
+    moves_of,
     numbers_of,
     operations,
     question_of,
@@ -60,6 +61,8 @@ def problem(*numbers: int) -> Problem:
         ("Answer: 4 * 6 = 24", False),
         ("Answer: 4 * 5 + 10 - 6 + 5 - 5 = 24", False),
         ("Answer: 24", False),
+        ("Answer: (4 * 5) + (10 - 6).", True),
+        ("**Answer:** 4 * 5 + (10 - 6) = **24**.", True),
     ],
 )
 def test_right_is_what_uses_the_four_numbers_once_and_makes_24(said, right):
@@ -105,11 +108,25 @@ def test_what_is_canonical_keeps_its_value_and_its_numbers():
         (["4 * 5 = 20 (left: 6 10 20)", "5 + 6 = 11 (left: 10 11 20)"], False),  # 5 is used
         ([*SOLVED.splitlines()[:3], "Answer: 4 * 5 + 10 - 6 = 25"], False),
         (["4 / 0 = 0 (left: 0 5 6 10)"], False),
+        (["Answer: 4 * 5 + (10 - 6) = **24**"], True),
+        (["Answer: 4 * 5 + (10 - 6) = **25**"], False),
+        (["Answer: 4 * 5 + (10 - 6) = 24, as wished"], True),  # cannot be read
     ],
 )
 def test_an_operation_is_legal_on_the_numbers_left(lines, legal):
     question = problem(4, 5, 6, 10).question
     assert GAME24.refuted(question, lines) is not legal
+
+
+def test_what_is_no_number_is_no_move():
+    unread = ["4 / 0 = 1/0 (left: 1 2)", "4 - 2 = 2 (left: x)", "1/0 + 2 = 3 (left: 3)"]
+    moves = moves_of([*unread, "1 + 2 = 3 (left: 3 4)"])
+    assert [move.line for move in moves] == ["1 + 2 = 3 (left: 3 4)"]
+
+
+def test_a_puzzle_without_a_solution_is_not_written():
+    with pytest.raises(ValueError, match="p has no solution: 24 cannot be made of 1-1-1-1"):
+        GAME24.write(problem(1, 1, 1, 1))
 
 
 def test_the_calculator_looks_at_the_rules_of_the_task():

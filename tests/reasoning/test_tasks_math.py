@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import signal
 import threading
 import time
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from evals import reasoning
 from evals.reasoning import evaluate, few_shot
 from evals.scaling.command import scaling
+from mbrl_core import generator
+from reasoning import equality
 from reasoning.engines import ScriptedEngine, TransformersEngine, Turn
 from reasoning.equality import Verifier, verifier
 from reasoning.prompts import encode_ask
@@ -31,8 +34,8 @@ from reasoning.tasks import (
     load_task,
 )
 from reasoning.tasks.math500 import boxed
-from reasoning.tasks.plain import plain_answer
-from reasoning.world import Step, Thought
+from reasoning.tasks.plain import is_formula, number_of, plain_answer
+from reasoning.world import LanguagePolicy, Step, TextWorld, Thought
 from tests.evals.commands import records_of
 from tests.golden import golden_files
 from tests.language import save_tiny_model
@@ -87,6 +90,36 @@ def test_any_thread_may_ask():
     assert [found[n].same for n in range(8)] == [n % 2 == 0 for n in range(8)]
 
 
+def test_an_interrupted_question_leaves_no_answer_behind():
+    verify = Verifier(seconds=1.0)
+    assert verify.extract("$5$") is not None  # it has started
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            verify.same("$5$", f"${TOWER}$")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert verify.same("$5$", "$5$") == (True, "")
+    assert verify.same("$5$", "$6$") == (False, "")
+    verify.close()
+
+
+def test_the_answers_of_last_use_are_remembered(monkeypatch):
+    verify = Verifier()
+    asked: list[str] = []
+    monkeypatch.setattr(equality, "REMEMBERED", 2)
+    monkeypatch.setattr(verify, "_asked", lambda line: (asked.append(json.loads(line)["text"]), ""))
+    for text in ("a", "b", "a", "c", "a", "b"):
+        verify.extract(text)
+    assert asked == ["a", "b", "c", "b"]
+
+
 # ---------------------------------------------------------------------------------------- MATH-500
 
 
@@ -134,6 +167,20 @@ def test_equal_expressions_vote_together():
     ]
     thoughts[0] = thoughts[0]._replace(finish="cut")
     assert FinalAnswer()(thoughts) == [None, "1", r"\frac{1}{2}", None, r"\frac{1}{2}"]
+
+
+@pytest.mark.parametrize("unit", ["solution", "step"])
+def test_a_box_may_take_several_lines(unit):
+    matrix = "\\boxed{\\begin{pmatrix}\n1\\\\\n2\n\\end{pmatrix}}\n"
+    said = f"So it is\n{matrix}no, \\boxed{{3}}\n\0"
+    engine = ScriptedEngine(lambda text: [(said[len(text) - 1 :], 1.0)])
+    policy, world = LanguagePolicy(engine, unit, 0.0), TextWorld()
+    thought = Thought("q", tuple(engine.encode("q")), task=MATH500)
+    while thought.finish == "open":
+        action = policy.propose([thought], 1, rng=generator(0)).actions
+        (thought,) = world.step([thought], action, rng=generator(0)).state
+    assert thought.finish == "answered" and thought.text == f"So it is\n{matrix}"
+    assert thought.answer == "\\begin{pmatrix}\n1\\\\\n2\n\\end{pmatrix}"
 
 
 def saying(*said: tuple[str, float]) -> ScriptedEngine:
@@ -196,6 +243,17 @@ def test_a_run_goes_on_where_an_answer_cannot_be_graded(write, tmp_path, monkeyp
         ("there are 7 of them", "7"),
         ("I do not know", None),
         ("####", None),
+        ("The answer is: Paris", "Paris"),
+        ("**Answer:** Paris", "Paris"),
+        ("**Answer**: Paris", "Paris"),
+        ("The final answer is **Paris**.", "Paris"),
+        ("The answer:\nParis", "Paris"),
+        ("**The answer is Paris.**", "Paris"),
+        ("#### **$5**", "5"),
+        ("#### A*", "A*"),
+        ("The answer isn't clear, I say 3", "3"),
+        ("#### $5$", "5"),
+        ("#### 12345678901234567890123456789012345", "12345678901234567890123456789012345"),
     ],
 )
 def test_what_a_plain_solution_says(text, answer):
@@ -215,6 +273,19 @@ def test_what_a_plain_solution_says(text, answer):
         ("x^2 + 1", "#### 1 + x^2", True),
         (r"\frac{3}{4}", "#### 0.75", True),
         ("x^2 + 1", "#### x^2", False),
+        ("x + y", "#### y + x", True),
+        ("1945-08-15", "#### 1945-15-08", False),
+        ("1945-08-15", "#### 1945-08-15", True),
+        ("10 am", "#### 10 AM", True),
+        ("10 am", "#### 10 m a", False),
+        ("5 km", "#### km 5", False),
+        ("1,2", "#### 2", False),
+        ("A", "#### the", False),
+        ("A*", "#### A*", True),
+        ("A*", "#### A", False),
+        ("__init__", "#### `__init__`", True),
+        ("$5$", "#### 5 apples", True),
+        ("12345678901234567890123456789012345", "#### 12345678901234567890123456789012345", True),
     ],
 )
 def test_any_answer_is_compared_by_what_it_is(gold, text, right):
@@ -224,6 +295,59 @@ def test_any_answer_is_compared_by_what_it_is(gold, text, right):
 def test_plain_answers_vote_together_but_for_spelling():
     texts = ["#### Paris", "#### PARIS.", r"#### \frac{1}{2}", "#### 0.50", r"\boxed{\frac{2}{4}}"]
     assert JSONL.votes(texts) == ["Paris", "Paris", r"\frac{1}{2}", "0.5", r"\frac{1}{2}"]
+
+
+def test_a_number_votes_with_what_is_counted():
+    assert JSONL.votes(["#### $5$", "#### 5", "#### 5 apples", "#### 5 red apples"]) == ["5"] * 4
+    apart = ["10 am", "10 pm", "5"]  # where nobody says 10
+    assert JSONL.votes([f"#### {said}" for said in apart]) == apart
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        ("1,2", None),
+        ("1,234.50", "1234.5"),
+        ("1234", "1234"),
+        (".5", "0.5"),
+        ("-$3", "-3"),
+        ("$7$", "7"),
+        ("3 4", None),
+    ],
+)
+def test_what_one_number_is(said, number):
+    assert number_of(said) == number
+
+
+def test_formulas_are_no_dates_and_no_words():
+    assert all(map(is_formula, [r"\pi", "x^2", "x = 3", "$x$", "2x + 3y", "(1, 2)", "-3/4", "[a]"]))
+    assert not any(map(is_formula, ["1945-08-15", "8/15/1945", "10 am", "5 km", "Paris", "3:30"]))
+
+
+def test_plain_files_may_have_blank_lines_lists_and_no_id(write):
+    path = write(
+        {"question": "2+2?", "answer": 4, "id": None, "solution": ["2+2=4", "", "so 4"]},
+        "",
+        {"question": "1+1?", "answer": 2, "id": 0},
+    )
+    first, second = JSONL.load(data=path, limit=2)
+    assert first == Problem("jsonl/test/0", "2+2?", "4", ("2+2=4", "so 4"))
+    assert second.id == "jsonl/0"
+    path = write("", {"question": "2+2?", "answer": 4, "solution": {"a": 1}})
+    with pytest.raises(ValueError, match="line 2: the field 'solution' is neither text nor a list"):
+        JSONL.load(data=path)
+
+
+def test_an_id_that_comes_twice_is_named(write, tmp_path):
+    with pytest.raises(ValueError, match="line 2: the id 'a' comes twice"):
+        GAME24.load(data=write({"puzzle": "4 5 6 10", "id": "a"}, {"puzzle": "1 2 3 4", "id": "a"}))
+    record = {"problem": "1+1?", "answer": "2", "unique_id": "one"}
+    with pytest.raises(ValueError, match="line 2: the id 'one' comes twice"):
+        MATH500.load(data=write(record, record))
+    table = tmp_path / "mine.csv"
+    table.write_text("Rank,Puzzles\n901,4 5 6 10\n901,1 2 3 4\n")
+    with pytest.raises(ValueError, match="line 3: the id '901' comes twice"):
+        GAME24.load(data=table)
 
 
 def test_plain_files(write):
@@ -257,11 +381,12 @@ def test_puzzles_from_files(write, tmp_path):
         data=write({"puzzle": "4 5 6 10", "id": "a"}, {"puzzle": "1 1 1 1"})
     )
     assert first.id == "game24/a" and first.solution and not second.solution
+    assert second.id == "game24/test/1"
     with pytest.raises(ValueError, match="line 1: '4 5 6' is no puzzle of four whole numbers"):
         GAME24.load(data=write({"puzzle": "4 5 6"}))
     table = tmp_path / "mine.csv"
     table.write_text("Puzzles,Note\n1 2 3 4,easy\n")
-    assert [p.id for p in GAME24.load(data=table)] == ["game24/2"]
+    assert [p.id for p in GAME24.load(data=table)] == ["game24/test/0"]
     table.write_text("Rank,Puzzles\n900,1 2 3 4\n901,4 5 6 10\none,1 1 1 1\n")
     with pytest.raises(ValueError, match="line 4: the rank 'one' is no whole number"):
         GAME24.load(data=table)
@@ -354,8 +479,10 @@ def test_examples_of_its_own_or_none(worked):
         with pytest.raises(ValueError, match="shots need shots_data"):
             few_shot(task, 1, None, math, [])
     data, train = worked("jsonl")
-    with pytest.raises(ValueError, match="1 examples cannot be drawn from 0 problems"):
-        few_shot(JSONL, 1, data, data, JSONL.load(data=data))
+    for task in (JSONL, MATH500, GAME24):  # the same file, or the one asked of a folder
+        for asked in (data, str(Path(data).parent)):
+            with pytest.raises(ValueError, match="shots need shots_data"):
+                few_shot(task, 1, data, asked, [])
     with pytest.raises(ValueError, match="3 examples cannot be drawn from 2 problems"):
         few_shot(JSONL, 3, train, data, JSONL.load(data=data))
 
@@ -436,5 +563,6 @@ def test_the_task_of_the_documents_is_answered_with_examples(tmp_path, monkeypat
         say=lambda line: None,
     )
     assert "on words:REVERSING" in page.read_text()
+    assert find_task("words:REVERSING").answer("####  ") is None
     rows = list(csv.DictReader((page.parent / "curves.csv").open()))
     assert {float(row["accuracy"]) for row in rows if row["strategy"] == "greedy"} == {1.0}
