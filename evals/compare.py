@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from evals.records import load_run
+from evals.records import check_format, load_run
 from evals.stats import Estimate, paired_difference
 
 MEASURES = ("correct", "return")
@@ -32,13 +32,16 @@ def compare(
         say: receives the result in words.
 
     Raises:
-        ValueError: the runs measure different things, or have no id in common.
+        ValueError: the runs measure different things, have no id in common, or are of an earlier
+            format.
         FileNotFoundError: a folder holds no run.
     """
     runs = [{r["id"]: r for r in load_run(folder)[1]} for folder in (one, other)]
     ids = [id for id in runs[0] if id in runs[1]]
     if not ids:
         raise ValueError(f"{one} and {other} have no problem or episode in common")
+    for folder, run in zip((one, other), runs, strict=True):
+        check_format(folder, run.values(), *MEASURES)
     name = _measure([run[ids[0]] for run in runs])
     values = [[float(run[id][name]) for id in ids] for run in runs]
     gain = paired_difference(values[0], values[1], np.random.default_rng(seed))

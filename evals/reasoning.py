@@ -20,12 +20,12 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from evals.records import RecordStore, fingerprint
+from evals.records import RecordStore, check_format, fingerprint
 from evals.runner import Crew, Kept, Runner, RunnerKind, runner_of
 from evals.stats import wilson_interval
 from mbrl_core import Budget, Plan, Rollout, Tree
 from mbrl_core.viewer import save_html
-from reasoning.difficulty import ComputeOptimal
+from reasoning.difficulty import ComputeOptimal, Fitted, paths
 from reasoning.embedded import folder_of
 from reasoning.engines import Engine, EngineKind, load_engine
 from reasoning.grading import GRADERS
@@ -140,7 +140,13 @@ def evaluate(
             raise ValueError(f"{name} must be {at_least}, not {value}")
     if steps is not None and len(steps) != 2:
         raise ValueError(f"steps must be [least,greatest], not {steps}")
+    if isinstance(strategy, Strategy) and strategy.world is not None and shots:
+        raise ValueError(
+            f"shots={shots} shows whole solutions, which this strategy does not write: give "
+            "strategy.shots"
+        )
     if isinstance(strategy, ComputeOptimal):  # a table may change under its name
+        check_table(strategy, Fitted(model, scorer, aggregate, calculator))
         described["table"] = hashlib.sha256(repr(strategy).encode()).hexdigest()[:12]
     described["weights"] = fingerprint(folder_of(model, "lm"))
     described["scorer_weights"] = scorer and fingerprint(folder_of(scorer, "scorer"))
@@ -169,6 +175,7 @@ def evaluate(
         pages=pages,
     )
     with RecordStore(out, described) as store, ExitStack() as stack:
+        check_format(out, store.records, "correct")
         if crew is None:
             crew = stack.enter_context(Crew(runner=placed(runner, workers, cpus, gpus, address)))
         crew.do(
@@ -196,6 +203,21 @@ def evaluate(
             f"({next(iter(failures.values()))}); the same command tries them again"
         )
     return summary
+
+
+def check_table(strategy: ComputeOptimal, given: Fitted) -> None:
+    """Raise ValueError where scores decide by a table that was fitted to those of other models."""
+    fitted = strategy.fitted_on
+    if fitted is None or strategy.by != "score":
+        return
+    for name in ("model", "scorer"):
+        was, now = getattr(fitted, name), getattr(given, name)
+        if was != now:
+            raise ValueError(
+                f"the table was fitted with {name}={was or 'null'}, not {name}={now or 'null'}, "
+                "and tells questions apart by their scores: fit one for these models with "
+                "evals.scaling"
+            )
 
 
 class Loaded(NamedTuple):
@@ -591,23 +613,12 @@ def _met(plan: Plan, row: int) -> list[tuple[Thought, float]]:
     width = trace.parent.shape[1]
     size = int(trace.size[row])
     thoughts = trace.states[row * width : row * width + size]
-    pairs = zip(thoughts, _path_returns(trace, row, size), strict=True)
+    pairs = zip(thoughts, paths(trace, row)[0], strict=True)
     found = [(thought, worth) for thought, worth in pairs if thought.finish != "open"]
     if trace.played is not None:
         for i in (trace.played.root == row).nonzero().squeeze(1).tolist():
             found.append((trace.played.final[i], float(trace.played.returns[i])))
     return found
-
-
-def _path_returns(tree: Tree, row: int, size: int) -> list[float]:
-    """What the path to each node of a tree has earned."""
-    names = ("parent", "reward", "discount")
-    columns = zip(*(getattr(tree, name)[row, :size].tolist() for name in names), strict=True)
-    earned, weight = [0.0], [1.0]
-    for parent, reward, discount in list(columns)[1:]:
-        earned.append(earned[parent] + weight[parent] * reward)
-        weight.append(weight[parent] * discount)
-    return earned
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -198,6 +198,12 @@ def load_run(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if not path.exists():
         raise FileNotFoundError(f"{folder} is not a run folder: it has no {CONFIG}")
     return _arguments(path), list(read_records(Path(folder) / RECORDS))
+
+
+def check_format(folder: str | Path, records: Iterable[Mapping[str, Any]], *names: str) -> None:
+    """Raise ValueError where a record in `folder` has none of what records hold now: `names`."""
+    if not all(any(name in record for name in names) for record in records):
+        raise ValueError(f"{folder} is a run of an earlier format: run it again in another folder")
 
 
 def fingerprint(path: str | Path) -> str | None:

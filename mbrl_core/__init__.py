@@ -48,6 +48,7 @@ from mbrl_core.returns import advantages, lambda_returns, n_step_returns
 from mbrl_core.types import (
     Box,
     Budget,
+    BudgetError,
     Carry,
     Cost,
     Discrete,
@@ -101,6 +102,7 @@ __all__ = [
     "BeamSearch",
     "Box",
     "Budget",
+    "BudgetError",
     "CVaR",
     "Carry",
     "CategoricalCEM",

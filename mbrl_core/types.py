@@ -142,6 +142,10 @@ class Budget(NamedTuple):
     seconds: float | None = None  # wall time of the whole plan
 
 
+class BudgetError(ValueError):
+    """A budget does not allow the least that a planner does."""
+
+
 class Cost(NamedTuple):
     """The ledger of one plan."""
 

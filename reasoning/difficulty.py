@@ -12,6 +12,7 @@ import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -22,10 +23,12 @@ from torch import Tensor
 from mbrl_core import (
     Argmax,
     Budget,
+    BudgetError,
     Cost,
     Listener,
     Plan,
     RandomShooting,
+    Reducer,
     Rng,
     Rollout,
     Tokens,
@@ -58,6 +61,15 @@ def ease(values: Sequence[float], answers: Sequence[str | None], by: By) -> floa
     return max(votes.values(), default=0) / max(1, len(answers))
 
 
+class Fitted(NamedTuple):
+    """What a table was fitted with: its choices, and its edges most of all, hold for that alone."""
+
+    model: str
+    scorer: str | None
+    aggregate: str | None
+    calculator: bool
+
+
 class Choice(NamedTuple):
     """A strategy and what it may spend."""
 
@@ -75,6 +87,11 @@ class ComputeOptimal:
     temperature: of the probe. by: what the estimate is, see `ease`.
     edges: rising; bin i holds the questions whose ease lies between edge i - 1 and edge i.
     choices: one more than edges: the strategy of each bin, the hardest first.
+    fitted_on: what edges and choices were fitted with; None where that is not known.
+
+    A budget may leave too little after the probe: where it does not pay for a step of the strategy
+    chosen, the question is answered by the best of the probe (`Argmax`), and where that strategy
+    goes on from the probe, by what it makes of the probe alone.
     """
 
     probe: int
@@ -82,10 +99,13 @@ class ComputeOptimal:
     by: By
     edges: tuple[float, ...]
     choices: tuple[Choice, ...]
+    fitted_on: Fitted | None = None
 
     def __post_init__(self) -> None:
         if self.probe < 1:
             raise ValueError(f"probe must be at least 1, not {self.probe}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
         if len(self.choices) != len(self.edges) + 1 or list(self.edges) != sorted(self.edges):
             raise ValueError(
                 f"{len(self.edges)} rising edges need {len(self.edges) + 1} choices, and there are "
@@ -130,7 +150,8 @@ class ComputeOptimal:
         """What is found for the questions. `Plan.trace` is a tree that holds, below each question,
         the probe's solutions and what its strategy looked at.
 
-        Raises ValueError on a budget of tokens, which cannot stop sampling in one go.
+        Raises ValueError on a budget of tokens, which cannot stop sampling in one go, and on one
+        that does not allow a single sample.
         """
         probe, _ = self.probing.planner(
             reasoner.model(failures, self.probing), state, rng=rng, budget=budget, listen=listen
@@ -165,23 +186,28 @@ class ComputeOptimal:
         budget: Budget | None,
         listen: Listener | None,
     ) -> tuple[Plan, bool]:
-        """The plan of a strategy for the questions at `index`, and whether it goes on from the
-        probe, so that its trace holds the probe's solutions."""
+        """The plan of a strategy for the questions at `index`, and whether its trace holds the
+        probe's solutions: it goes on from them, or nothing is left to spend."""
         strategy, planner = choice.strategy, choice.strategy.planner
         allowed = _least(choice.budget, _rest(budget, probe))
         here, rng = take(state, index), draws.take(rng, index)
+        late = allowed.seconds is not None and allowed.seconds <= 0
         samples = isinstance(planner, RandomShooting) and planner.horizon == 1
-        if not (samples and strategy.temperature == self.temperature):
-            return reasoner.search(
-                strategy, here, failures, rng=rng, budget=allowed, listen=listen
-            ), False
-        assert isinstance(planner, RandomShooting)
-        more = None
-        if planner.samples > self.probe:
-            further = replace(planner, samples=planner.samples - self.probe, reduce=Argmax())
-            model = reasoner.model(failures, strategy)
-            more, _ = further(model, here, rng=rng, budget=allowed, listen=listen)
-        return _extended(probe, index, more, planner), True
+        if samples and strategy.temperature == self.temperature:
+            assert isinstance(planner, RandomShooting)
+            more = None
+            if planner.samples > self.probe and not late:
+                further = replace(planner, samples=planner.samples - self.probe, reduce=Argmax())
+                model = reasoner.model(failures, strategy)
+                with suppress(BudgetError):
+                    more, _ = further(model, here, rng=rng, budget=allowed, listen=listen)
+            return _extended(probe, index, more, planner.reduce), True
+        if not late:
+            with suppress(BudgetError):
+                return reasoner.search(
+                    strategy, here, failures, rng=rng, budget=allowed, listen=listen
+                ), False
+        return _extended(probe, index, None, Argmax()), True
 
 
 def _rest(budget: Budget | None, probe: Plan) -> Budget:
@@ -210,9 +236,9 @@ def _least(one: Budget, other: Budget) -> Budget:
     return Budget(**limits)
 
 
-def _extended(probe: Plan, index: Tensor, more: Plan | None, planner: RandomShooting) -> Plan:
-    """The plan of `planner` for the probe's samples at `index` [b] and `more` ones beside them, as
-    if they had been drawn together; its cost is that of the further ones."""
+def _extended(probe: Plan, index: Tensor, more: Plan | None, reduce: Reducer) -> Plan:
+    """What `reduce` makes of the probe's samples at `index` [b] and `more` ones beside them, as if
+    they had been drawn together; its cost is that of the further ones."""
     trace = probe.trace
     assert isinstance(trace, Rollout)
     first, width = trace.returns[index], trace.returns.shape[1]
@@ -225,7 +251,7 @@ def _extended(probe: Plan, index: Tensor, more: Plan | None, planner: RandomShoo
     final = _side_by_side([part[1] for part in parts], len(index))
     actions = _side_by_side([part[2] for part in parts], len(index))
     returns = torch.where(torch.isfinite(returns), returns, -torch.inf)
-    chosen, value = planner.reduce(returns, final)
+    chosen, value = reduce(returns, final)
     row = torch.arange(len(index)) * returns.shape[1] + chosen
     none = returns.new_zeros((*returns.shape, 1))
     ended = torch.ones_like(returns, dtype=torch.bool)
@@ -345,11 +371,24 @@ def _add_tree(nodes: list[_Node], tree: Tree, row: int) -> None:
             nodes.append(_Node._make([*at, *numbers, tree.states[row * width + i]]))
     if tree.played is None:
         return
+    earned, weight = paths(tree, row)
     for i in (tree.played.root == row).nonzero().squeeze(1).tolist():
         node = int(tree.played.node[i])
-        worth = float(tree.played.returns[i])
+        worth = (float(tree.played.returns[i]) - earned[node]) / weight[node]
         above = start + node if node else 0
         nodes.append(_Node(above, -1, 0, 0.0, 0.0, 0.0, worth, 0.0, tree.played.final[i]))
+
+
+def paths(tree: Tree, row: int) -> tuple[list[float], list[float]]:
+    """What the path to each node of a tree has earned, and the weight of what is earned below."""
+    size = int(tree.size[row])
+    names = ("parent", "reward", "discount")
+    columns = zip(*(getattr(tree, name)[row, :size].tolist() for name in names), strict=True)
+    earned, weight = [0.0], [1.0]
+    for parent, reward, discount in list(columns)[1:]:
+        earned.append(earned[parent] + weight[parent] * reward)
+        weight.append(weight[parent] * discount)
+    return earned, weight
 
 
 # The table: what `evals.scaling` has found out.
@@ -369,7 +408,8 @@ def compute_optimal(table: str | Path, size: int) -> ComputeOptimal:
         probe, sizes = found["probe"], found["sizes"]
         if str(size) not in sizes:
             raise ValueError(f"{path} holds the sizes {', '.join(sizes)}, not {size}")
-        fitted = sizes[str(size)]
+        fitted, given = sizes[str(size)], found.get("fitted_on", {})
+        known = given.keys() >= set(Fitted._fields)
         return ComputeOptimal(
             probe=probe["samples"],
             temperature=probe["temperature"],
@@ -379,6 +419,7 @@ def compute_optimal(table: str | Path, size: int) -> ComputeOptimal:
                 Choice(make_strategy(c["strategy"], c["options"]), Budget(**c["budget"]))
                 for c in fitted["choices"]
             ),
+            fitted_on=Fitted(*(given[name] for name in Fitted._fields)) if known else None,
         )
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no table of strategies: {error!r}") from error

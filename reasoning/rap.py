@@ -27,7 +27,7 @@ ASK, ANSWER = "Sub-question:", "Answer:"
 CLOSING = "That is enough to answer the problem:"
 INSTRUCTION = (
     f"Take the problem apart into simpler ones. Write '{ASK}' and one question on a line, then "
-    f"'{ANSWER}' and on one line what follows for it, which ends with 'The answer is <number>.' Go "
+    f"'{ANSWER}' and on one line what follows for it, which ends with 'The answer is <answer>.' Go "
     f"on so until enough is known. The last sub-question begins with '{CLOSING}'"
 )
 LEAST = 1e-6  # probability of a sub-question that is useless beyond doubt, as a prior
@@ -132,6 +132,7 @@ class RapPolicy:
     judge: Scorer = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        _check_sampling(self.temperature, self.max_tokens)
         object.__setattr__(self, "judge", SelfCritique(self.engine, ask=ask_useful))
 
     def propose(self, state: list[Thought], num: int, *, rng: Rng) -> Proposal:
@@ -230,6 +231,9 @@ class RapWorld:
     max_tokens: int = 256
     failures: Failures = field(default_factory=dict, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        _check_sampling(self.temperature, self.max_tokens)
+
     def step(self, state: list[Thought], action: list[SubQuestion], *, rng: Rng) -> Transition:
         """See `Dynamics`."""
         number = self.rap.answers
@@ -292,6 +296,13 @@ class RapWorld:
 
 def _reward(thought: Thought) -> float:
     return -math.inf if thought.finish in ("cut", "failed") else thought.scores[-1]
+
+
+def _check_sampling(temperature: float, max_tokens: int) -> None:
+    if temperature < 0:
+        raise ValueError(f"temperature must be 0 or more, not {temperature}")
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
 
 
 def _sampled(

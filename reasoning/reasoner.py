@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from mbrl_core import Budget, Listener, Model, Plan, RandomShooting, Rng, generator
+from mbrl_core import Budget, Listener, Model, Plan, RandomShooting, Rng, draws, generator
 from mbrl_core.rows import take
 from reasoning.difficulty import ComputeOptimal
 from reasoning.engines.base import Engine
@@ -195,7 +195,7 @@ class Reasoner:
         rest, _ = complete(
             model._replace(policy=greedy),
             take(plan.final, index),
-            rng=[rng[i] for i in index.tolist()],  # type: ignore[index]
+            rng=draws.take(rng, index),
         )
         final, cost = list(plan.final), plan.cost
         for i, thought in zip(index.tolist(), rest.final, strict=True):

@@ -175,6 +175,11 @@ def receding(strategy: Strategy, steps: int = 24, execute: int = 1) -> Strategy:
 
     `strategy` says how to search. Each search gets an equal part of a budget.
     """
+    if not isinstance(strategy, Strategy):
+        raise ValueError(
+            "receding commits one step at a time, and compute_optimal chooses for whole solutions: "
+            "give receding a search over steps"
+        )
     if strategy.unit == "solution":
         raise ValueError(
             "receding commits one step at a time, and this strategy samples whole solutions"
@@ -288,10 +293,7 @@ def rap(
     rewards or the answer with the highest sum of these. `shots` are worked examples: a `question`
     and its `exchanges`, pairs of a sub-question and an answer. A scorer is not asked.
     """
-    examples = tuple(
-        Dialogue(shot["question"], tuple((asked, answer) for asked, answer in shot["exchanges"]))
-        for shot in shots
-    )
+    examples = tuple(_dialogue(number, shot) for number, shot in enumerate(shots))
     world = Rap(depth=depth, answers=answers, weight=weight, choices=candidates, shots=examples)
     planner = MCTS(
         simulations=simulations,
@@ -302,6 +304,28 @@ def rap(
         rollout_depth=depth,
     )
     return Strategy(planner=planner, unit="step", temperature=temperature, world=world)
+
+
+def _dialogue(number: int, shot: Mapping[str, Any]) -> Dialogue:
+    """The worked example that an entry of `shots` is."""
+    match shot:
+        case {"question": str(question), "exchanges": [*exchanges]} if len(shot) == 2 and exchanges:
+            pairs = [tuple(pair) for pair in exchanges if _is_pair(pair)]
+            if len(pairs) == len(exchanges):
+                return Dialogue(question, tuple(pairs))
+    raise ValueError(
+        f"entry {number} of shots must be {{question: text, exchanges: [[sub-question, answer], "
+        f"..]}}, not {shot!r}"
+    )
+
+
+def _is_pair(pair: Any) -> bool:
+    return (
+        isinstance(pair, Sequence)
+        and len(pair) == 2
+        and all(isinstance(text, str) for text in pair)
+        and not isinstance(pair, str)
+    )
 
 
 def _chosen_by(choose: Literal["best", "vote"]) -> Reducer:

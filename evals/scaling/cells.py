@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from evals.records import SUMMARY, load_run, write_atomically
+from evals.records import SUMMARY, check_format, load_run, write_atomically
 from evals.scaling.curves import Parameters, Record
 
 SWEEP = "scaling.json"
 CHOOSING = "compute_optimal"  # reads off the other cells what each question's difficulty asks for
 SAMPLED = ("best_of_n", "self_consistency", "weighted_vote", "soft_best_of_n")
 LIMITS = {"nodes": "steps", "tokens": "tokens"}  # what limits a tree search: name in `Budget`
+Options = Callable[[int, int], tuple[str, ...] | None]
 SLACK = 4  # a search that another limit stops may go on for so many times its nodes
 
 
@@ -71,25 +72,34 @@ def first_cells(strategies: Sequence[str], sizes: Sequence[int]) -> list[Cell]:
 
 
 def tree_cells(
-    strategies: Sequence[str], sizes: Sequence[int], by: Sequence[str], unit: Unit
+    strategies: Sequence[str],
+    sizes: Sequence[int],
+    by: Sequence[str],
+    unit: Unit,
+    say: Callable[[str], None] = print,
 ) -> list[Cell]:
     """Every tree search at every size, limited to what so many whole solutions take.
 
-    Small sizes come first, so that a sweep that is not finished yet shows whole curves.
+    Small sizes come first, so that a sweep that is not finished yet shows whole curves. A search
+    whose first step takes more nodes than a size has is left out there, which is said.
     """
     cells = []
     for size in sizes:
         nodes = math.ceil(size * unit.nodes)
         limits = {"nodes": nodes, "tokens": math.ceil(size * unit.tokens)}
+        chosen = {name: TREES[name](size, nodes) for name in strategies if name in TREES}
+        for strategy in (name for name, options in chosen.items() if options is None):
+            say(f"{strategy} is left out at size {size}: {nodes} nodes do not pay for a step")
         for limit in by:
-            for strategy in (name for name in strategies if name in TREES):
-                options = TREES[strategy](size, nodes)
+            for strategy, options in chosen.items():
+                if options is None:
+                    continue
                 stop = f"budget.{LIMITS[limit]}={limits[limit]}"
                 cells.append(Cell(strategy, limit, limits[limit], size, (*options, stop)))
     return cells
 
 
-def _beam(file: str) -> Callable[[int, int], tuple[str, ...]]:
+def _beam(file: str) -> Options:
     """`size` partial solutions at every depth, four of each parent (Snell et al. 2024)."""
 
     def options(size: int, nodes: int) -> tuple[str, ...]:
@@ -99,7 +109,7 @@ def _beam(file: str) -> Callable[[int, int], tuple[str, ...]]:
     return options
 
 
-def _mcts(selection: str, *more: str) -> Callable[[int, int], tuple[str, ...]]:
+def _mcts(selection: str, *more: str) -> Options:
     """As many simulations as the limit allows; Gumbel shares out a number known beforehand."""
 
     def options(size: int, nodes: int) -> tuple[str, ...]:
@@ -114,14 +124,25 @@ def _mcts(selection: str, *more: str) -> Callable[[int, int], tuple[str, ...]]:
     return options
 
 
-def _receding(size: int, nodes: int) -> tuple[str, ...]:
-    """Several committed steps, among whose searches the limit is shared out."""
+def _mcts_rollouts(size: int, nodes: int) -> tuple[str, ...] | None:
+    """A simulation is a step and the solution that goes on from it."""
+    return _mcts("uct", "strategy.rollouts=1")(size, nodes) if nodes > 1 else None
+
+
+def _receding(size: int, nodes: int) -> tuple[str, ...] | None:
+    """Several committed steps, among whose searches the limit is shared out; each takes a step
+    itself."""
+    if nodes < 2:
+        return None
     steps = f"strategy.steps={max(1, min(24, nodes // SLACK))}"
     return ("strategy=receding", steps, f"strategy.strategy.simulations={SLACK * nodes}")
 
 
-def _rap(size: int, nodes: int) -> tuple[str, ...]:
-    return ("strategy=rap", f"strategy.simulations={SLACK * nodes}")
+def _rap(size: int, nodes: int) -> tuple[str, ...] | None:
+    """A simulation is a step and a rollout of `depth` further ones."""
+    depth = min(5, nodes - 1)
+    shape = f"strategy.simulations={SLACK * nodes}", f"strategy.depth={depth}"
+    return ("strategy=rap", *shape) if depth > 0 else None
 
 
 def _depth_first(size: int, nodes: int) -> tuple[str, ...]:
@@ -129,11 +150,18 @@ def _depth_first(size: int, nodes: int) -> tuple[str, ...]:
     return ("strategy=tree_of_thoughts_dfs", *limits)
 
 
+def _lookahead(size: int, nodes: int) -> tuple[str, ...] | None:
+    """A step is judged two further ones later."""
+    return _beam("lookahead")(size, nodes) if nodes > 2 else None
+
+
 def _particles(size: int, nodes: int) -> tuple[str, ...]:
-    return ("strategy=particle_filter", f"strategy.particles={size}")
+    """As many particles as there are nodes for, each of the whole depth."""
+    shape = f"strategy.particles={size}", f"strategy.depth={min(24, nodes)}"
+    return ("strategy=particle_filter", *shape)
 
 
-TREES: dict[str, Callable[[int, int], tuple[str, ...]]] = {
+TREES: dict[str, Options] = {
     "tree_of_thoughts": _beam("tree_of_thoughts"),
     "dvts": _beam("dvts"),
     "tree_of_thoughts_dfs": _depth_first,
@@ -141,12 +169,13 @@ TREES: dict[str, Callable[[int, int], tuple[str, ...]]] = {
     "mcts": _mcts("puct"),
     "mcts_uct": _mcts("uct"),
     "mcts_gumbel": _mcts("gumbel"),
-    "mcts_rollouts": _mcts("uct", "strategy.rollouts=1"),
-    "lookahead": _beam("lookahead"),
+    "mcts_rollouts": _mcts_rollouts,
+    "lookahead": _lookahead,
     "receding": _receding,
     "rap": _rap,
 }
-"""Options of each tree search from its size in whole solutions and from the nodes these have."""
+"""Options of each tree search from its size in whole solutions and from the nodes these have; None
+where so few do not pay for a step."""
 
 
 def unit_of(records: Sequence[Record]) -> Unit:
@@ -202,6 +231,12 @@ def load_sweep(folder: str | Path) -> Sweep:
 
 
 def finished(folder: Path, cells: Sequence[Cell]) -> dict[str, list[Record]]:
-    """The records of the cells that are finished, by the cells' names."""
+    """The records of the cells that are finished, by the cells' names.
+
+    Raises ValueError where a cell is a run of an earlier format.
+    """
     done = [cell for cell in cells if (folder / cell.name / SUMMARY).exists()]
-    return {cell.name: load_run(folder / cell.name)[1] for cell in done}
+    records = {cell.name: load_run(folder / cell.name)[1] for cell in done}
+    for name, of_cell in records.items():
+        check_format(folder / name, of_cell, "correct")
+    return records

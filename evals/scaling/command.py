@@ -30,7 +30,7 @@ from evals.scaling.cells import (
     unit_of,
 )
 from evals.scaling.curves import Parameters
-from evals.scaling.optimal import Probing
+from evals.scaling.optimal import Probing, check_difficulty
 from evals.scaling.page import write_page
 from reasoning.embedded import folder_of
 from reasoning.engines import EngineKind
@@ -94,8 +94,8 @@ def scaling(
         say: receives progress lines.
 
     Raises:
-        ValueError: an unknown strategy or limit, sizes that do not rise, or a cell's folder holds a
-            run of other options.
+        ValueError: an unknown strategy or limit, sizes that do not rise, a difficulty by which
+            nothing can be chosen, or a cell's folder holds a run of other options.
         FileNotFoundError: `report` holds no sweep, or a model cannot be had.
     """
     if report is not None:
@@ -110,16 +110,22 @@ def scaling(
         "group": group, "groups": groups, "seed": seed,
     }  # fmt: skip
     check(strategies, budgets, by)
+    probing = Probing(**(difficulty or {}))
+    check_difficulty(probing, strategies, budgets)
+    if shots and "rap" in strategies:
+        raise ValueError(
+            f"shots={shots} shows whole solutions, which rap does not write: leave rap out"
+        )
     folder = Path(out)
     first = first_cells(strategies, budgets)
     chosen = {"strategies": list(strategies), "budgets": list(budgets), "by": list(by)}
-    chosen["difficulty"] = Probing(**(difficulty or {}))._asdict()
+    chosen["difficulty"] = probing._asdict()
     sweep = Sweep({**shared, **chosen}, parameters_of(model, scorer), first)
     with Crew(runner=reasoning.placed(runner, workers, cpus, gpus, address)) as crew:
         for cell in first:
             _run(folder, cell, shared, crew, say)
         unit = unit_of(load_run(folder / first[-1].name)[1])
-        trees = tree_cells(strategies, budgets, by, unit)
+        trees = tree_cells(strategies, budgets, by, unit, say)
         sweep = sweep._replace(cells=[*first, *trees])
         save_sweep(folder, sweep)
         for cell in trees:

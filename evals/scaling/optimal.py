@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evals.scaling.cells import CHOOSING, SAMPLED, Cell, Sweep
+from evals.scaling.cells import CHOOSING, SAMPLED, TREES, Cell, Sweep
 from evals.scaling.curves import Point, Record, Spent, chance_of, searched, share_of, spent_of
 from evals.stats import Floats
-from reasoning.difficulty import By, choice_record, ease
+from reasoning.difficulty import By, Fitted, choice_record, ease
 
 PREDICTED, ORACLE = CHOOSING, "compute_optimal_oracle"
 TABLE = "compute_optimal.json"
@@ -58,6 +58,27 @@ def probing_of(options: Mapping[str, Any]) -> Probing | None:
     return Probing(**options.get("difficulty", {}))
 
 
+def check_difficulty(probing: Probing, strategies: Sequence[str], sizes: Sequence[int]) -> None:
+    """Raise ValueError where a sweep would end without a choice by difficulty: a probe, bins or an
+    estimate that cannot be, no size that holds the probe, or no strategy to choose."""
+    if CHOOSING not in strategies:
+        return
+    _check_probing(probing)
+    if sizes[-1] < probing.probe:
+        raise ValueError(
+            f"{CHOOSING} needs a budget of at least its probe, difficulty.probe={probing.probe}, "
+            f"and the largest is {sizes[-1]}"
+        )
+    if not set(strategies) & ({*SAMPLED, *TREES} - set(APART)):
+        raise ValueError(f"{CHOOSING} chooses among the other strategies, of which it needs one")
+
+
+def _check_probing(probing: Probing) -> None:
+    if probing.probe < 1 or probing.bins < 1:
+        raise ValueError(f"difficulty needs a probe and bins of at least 1, not {probing}")
+    ease((), (), probing.by)
+
+
 def optimise(
     sweep: Sweep, records: Mapping[str, Sequence[Record]], samples: list[Record], probing: Probing
 ) -> list[Optimal]:
@@ -70,8 +91,7 @@ def optimise(
 
     Raises ValueError where there is no probe or no bin.
     """
-    if probing.probe < 1 or probing.bins < 1:
-        raise ValueError(f"difficulty needs a probe and bins of at least 1, not {probing}")
+    _check_probing(probing)
     drawn = [name for name in SAMPLED if name in sweep.options["strategies"]]
     number = len(samples[0]["samples"])
     found = []
@@ -248,7 +268,9 @@ def table_of(sweep: Sweep, optimal: Sequence[Optimal]) -> dict[str, Any]:
     assert probing is not None
     temperature = sweep.options["temperature"]
     return {
-        "fitted_on": {name: sweep.options[name] for name in ("task", "split", "limit", "model")},
+        "fitted_on": {
+            name: sweep.options[name] for name in ("task", "split", "limit", *Fitted._fields)
+        },
         "probe": {"samples": probing.probe, "temperature": temperature, "by": probing.by},
         "sizes": {
             str(one.size): {

@@ -12,7 +12,7 @@ from mbrl_core.forest import Forest
 from mbrl_core.planners.common import check_counts, only_finite, warn_of_lost
 from mbrl_core.planners.playout import Rollouts
 from mbrl_core.reducers import Argmax, Reducer
-from mbrl_core.types import Budget, Carry, Event, Listener, Model, Plan, Rng, Rows
+from mbrl_core.types import Budget, BudgetError, Carry, Event, Listener, Model, Plan, Rng, Rows
 from mbrl_core.world import World
 
 
@@ -67,7 +67,7 @@ class BeamSearch:
     ) -> tuple[Plan, Carry]:
         """See `Planner`. There is no warm start: the carry is None.
 
-        Raises ValueError where the budget does not allow a single step.
+        Raises BudgetError where the budget does not allow a single step.
         """
         world = World("BeamSearch", model, state, rng=rng, budget=budget, needs=("policy",))
         ahead = self._ahead() if self.rollouts else None
@@ -170,7 +170,7 @@ class BeamSearch:
         self, world: World, forest: Forest, everyone: Tensor, beam: Tensor, present: Tensor
     ) -> Plan:
         if forest.actions is None or bool((forest.size == 1).all()):
-            raise ValueError(
+            raise BudgetError(
                 "BeamSearch: the budget does not allow one step, or nothing was proposed"
             )
         found = present & (beam > 0)  # a group that found nothing may still hold the root

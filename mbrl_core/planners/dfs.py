@@ -12,7 +12,7 @@ from mbrl_core import rows
 from mbrl_core.forest import Forest, Options
 from mbrl_core.planners.common import check_counts, only_finite, warn_of_lost
 from mbrl_core.reducers import Argmax, Reducer
-from mbrl_core.types import Budget, Carry, Event, Listener, Model, Plan, Rng, Rows
+from mbrl_core.types import Budget, BudgetError, Carry, Event, Listener, Model, Plan, Rng, Rows
 from mbrl_core.world import World
 
 
@@ -57,7 +57,7 @@ class DepthFirstSearch:
     ) -> tuple[Plan, Carry]:
         """See `Planner`. There is no warm start: the carry is None.
 
-        Raises ValueError where the budget does not allow a single step.
+        Raises BudgetError where the budget does not allow a single step.
         """
         needs = ("policy",) if self.prune_below is None else ("policy", "value")
         world = World("DepthFirstSearch", model, state, rng=rng, budget=budget, needs=needs)
@@ -103,7 +103,7 @@ class DepthFirstSearch:
 
     def _finish(self, world: World, walk: _Walk) -> Plan:
         if walk.actions is None:
-            raise ValueError(
+            raise BudgetError(
                 "DepthFirstSearch: the budget does not allow one step, or nothing was proposed"
             )
         number = torch.arange(walk.capacity, device=world.device)

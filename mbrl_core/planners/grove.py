@@ -97,7 +97,7 @@ class Grove:
         """Make the roots: new ones, and those of the trees that go on."""
         value = np.zeros(self.world.roots, self.real)
         fresh = torch.tensor([b for b, tree in enumerate(known) if tree is None])
-        if len(fresh):
+        if len(fresh) and (self.rollouts is None or self._rollouts_fit()):
             found = self._evaluate(rows.take(state, fresh), fresh, fresh * self.capacity)
             value[fresh.numpy()] = self._host(found)
         self.loops.start(self.nodes, value)
@@ -116,9 +116,10 @@ class Grove:
         self.states = rows.put(self.states, row, tree.states, size=total)
         self.options = rows.put(self.options, place, tree.options, size=total * self.candidates)
 
-    def ask_roots(self) -> None:
-        """Get the roots' candidates, where they are not known from an earlier search."""
-        unknown = (self.nodes["asked"][:, 0] != OPEN).nonzero()[0]
+    def ask_roots(self, some: np.ndarray) -> None:
+        """Get the candidates of `some` [B] bool of the roots, where they are not known from an
+        earlier search."""
+        unknown = (some & (self.nodes["asked"][:, 0] != OPEN)).nonzero()[0]
         self._ask[: len(unknown)] = unknown * self.capacity
         if len(unknown):
             self._answer(np.zeros_like(self.begun), 0, len(unknown))
@@ -235,8 +236,6 @@ class Grove:
         if self.rollouts is None:
             return self.world.value(state, roots)
         assert roots is not None
-        if self.options is None and not self._rollouts_fit():  # the roots
-            return torch.zeros(len(roots))
         value, ends = self.rollouts.play(self.world, state, roots, keep=self.keep)
         if ends is not None:
             row = ends.row.cpu()
@@ -245,14 +244,15 @@ class Grove:
         return value
 
     def _rollouts_fit(self) -> bool:
-        """Whether the budget allows to evaluate the roots by rollouts, which cost nobody knows how
-        many tokens, and must not keep the first simulation from being tried."""
+        """Whether the budget allows to evaluate the roots by rollouts and a simulation after that;
+        never where tokens are limited, since nobody knows how many a rollout takes."""
         assert self.rollouts is not None
         steps, world = self.rollouts.steps, self.world
         if world.budget.tokens is not None:
             return False
-        fits = bool(world.within_budget(steps=steps, proposals=steps).all())
-        return fits and world.calls_left(self.rollouts.calls + 1)
+        both = {"steps": 2 * steps + 1, "proposals": 2 * steps + self.candidates}
+        fits = bool(world.within_budget(**both).all())
+        return fits and world.calls_left(2 * self.rollouts.calls + 4)
 
     def _host(self, x: Tensor) -> np.ndarray:
         """Numbers as the loops take them."""

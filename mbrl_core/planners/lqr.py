@@ -22,7 +22,7 @@ from mbrl_core.planners.quadratic import (
     steer,
 )
 from mbrl_core.rollouts import simulate
-from mbrl_core.types import Budget, Listener, Model, Plan, Rng, Rollout, Rows
+from mbrl_core.types import Budget, BudgetError, Listener, Model, Plan, Rng, Rollout, Rows
 from mbrl_core.world import Bounds, World, bounds_of
 
 DOUBLINGS = 60  # horizons of up to 2**60 steps
@@ -119,7 +119,7 @@ class LQR:
         values = 2 if self.horizon is not None and world.model.value is not None else 0
         calls = world.calls_left(steps + values)
         if not (calls and world.affordable(1, steps=steps, gradients=1)):
-            raise ValueError("LQR: the budget does not allow one plan of this horizon")
+            raise BudgetError("LQR: the budget does not allow one plan of this horizon")
 
 
 class _Regulated(NamedTuple):

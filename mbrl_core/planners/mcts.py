@@ -16,7 +16,7 @@ from mbrl_core.planners.playout import Rollouts
 from mbrl_core.planners.selection import PUCT, Gumbel, Search, Selection
 from mbrl_core.policies import at_temperature
 from mbrl_core.reducers import Reducer
-from mbrl_core.types import Budget, Carry, Event, Listener, Model, Plan, Rng, Rows
+from mbrl_core.types import Budget, BudgetError, Carry, Event, Listener, Model, Plan, Rng, Rows
 from mbrl_core.world import World
 
 if TYPE_CHECKING:  # compiling takes numba, which takes its time: it waits for the first search
@@ -115,13 +115,12 @@ class MCTS:
     ) -> tuple[Plan, Carry]:
         """See `Planner`. Without `reuse` the carry is None.
 
-        Raises ValueError where the budget does not allow a single simulation. A root whose policy
+        Raises BudgetError where the budget does not allow a single simulation. A root whose policy
         proposes nothing stays where it is, with `Plan.valid` False.
         """
         world = World("MCTS", model, state, rng=rng, budget=budget, needs=("policy",))
         grove = self._plant(world, state, carry)
-        if self._affordable(world, 1).all():
-            grove.ask_roots()
+        grove.ask_roots(self._affordable(world, 1) > 0)
         grove.draw_noise(rng)
         # What asking for the roots' candidates took does not stop the first from being tried.
         most = np.maximum(self._affordable(world, grove.at_once), grove.waiting())
@@ -180,7 +179,7 @@ class MCTS:
 
     def _finish(self, world: World, grove: Grove) -> tuple[Plan, Memory | None]:
         if int(grove.size.max()) == 1:
-            raise ValueError(
+            raise BudgetError(
                 "MCTS: the budget does not allow one simulation, or nothing was proposed"
             )
         final, weights = grove.conclude()

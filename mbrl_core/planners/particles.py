@@ -18,7 +18,7 @@ from mbrl_core.planners.common import (
     warn_of_lost,
 )
 from mbrl_core.reducers import Argmax, Reducer
-from mbrl_core.types import Budget, Carry, Event, Listener, Model, Plan, Rng, Rows
+from mbrl_core.types import Budget, BudgetError, Carry, Event, Listener, Model, Plan, Rng, Rows
 from mbrl_core.world import World
 
 
@@ -80,7 +80,7 @@ class ParticleFilter:
     ) -> tuple[Plan, Carry]:
         """See `Planner`. There is no warm start: the carry is None.
 
-        A limit on steps or proposals is met by fewer particles. Raises ValueError where the budget
+        A limit on steps or proposals is met by fewer particles. Raises BudgetError where the budget
         does not allow a single step of one.
         """
         world = World("ParticleFilter", model, state, rng=rng, budget=budget, needs=("policy",))
@@ -133,7 +133,7 @@ class ParticleFilter:
 
     def _finish(self, world: World, swarm: _Swarm) -> Plan:
         if swarm.actions is None:
-            raise ValueError(
+            raise BudgetError(
                 "ParticleFilter: the budget does not allow one step, or nothing was proposed"
             )
         usable = (swarm.log_weight > -torch.inf) & (swarm.nodes > 0)

@@ -12,6 +12,7 @@ from mbrl_core.planners.common import check_counts
 from mbrl_core.returns import discounted_return
 from mbrl_core.types import (
     Budget,
+    BudgetError,
     Carry,
     Cost,
     Listener,
@@ -106,7 +107,7 @@ class RecedingHorizon:
             if name in limits:
                 limits[name] -= committed * each
                 if limits[name] < 0:
-                    raise ValueError(
+                    raise BudgetError(
                         "RecedingHorizon: the budget does not allow its own "
                         f"{self.steps} model steps"
                     )

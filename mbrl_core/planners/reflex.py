@@ -12,6 +12,7 @@ from mbrl_core.planners.common import check_choice
 from mbrl_core.planners.shooting import uniform_sequences
 from mbrl_core.types import (
     Budget,
+    BudgetError,
     Carry,
     Discrete,
     Listener,
@@ -54,7 +55,7 @@ class Reflex:
     ) -> tuple[Plan, Carry]:
         """See `Planner`. There is no warm start: the carry is None.
 
-        Raises ValueError where the budget does not allow to ask the policy once.
+        Raises BudgetError where the budget does not allow to ask the policy once.
         """
         follows = self.action in ("policy", "mode")
         needs = ("policy",) if follows else ("action_space",)
@@ -75,7 +76,7 @@ class Reflex:
 def _follow(world: World, state: Rows, *, draw: bool) -> Rows:
     """What the policy does at each root."""
     if world.affordable(1, proposals=1) < 1 or not world.calls_left(1):
-        raise ValueError("Reflex: the budget does not allow to ask the policy once")
+        raise BudgetError("Reflex: the budget does not allow to ask the policy once")
     return world.propose(state, 1).actions if draw else world.mode(state)
 
 

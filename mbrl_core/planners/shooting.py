@@ -14,6 +14,7 @@ from mbrl_core.reducers import Argmax, Reducer
 from mbrl_core.rollouts import simulate_actions, simulate_policy
 from mbrl_core.types import (
     Budget,
+    BudgetError,
     Carry,
     Discrete,
     Event,
@@ -61,7 +62,7 @@ class RandomShooting:
     ) -> tuple[Plan, Carry]:
         """See `Planner`. There is no warm start: the carry is None.
 
-        Raises ValueError where the budget does not allow a single future.
+        Raises BudgetError where the budget does not allow a single future.
         """
         open_loop = self.actions == "uniform"
         needs = ("action_space",) if open_loop else ("policy",)
@@ -78,7 +79,9 @@ class RandomShooting:
         calls = self.horizon * (1 if open_loop else 2) + (model.value is not None)
         samples = world.affordable(self.samples, **cost)
         if samples < 1 or not world.calls_left(calls):
-            raise ValueError("RandomShooting: the budget does not allow one future of this horizon")
+            raise BudgetError(
+                "RandomShooting: the budget does not allow one future of this horizon"
+            )
         if open_loop:
             sequences = uniform_sequences(world, samples, self.horizon)
             rollout = simulate_actions(world, state, sequences)

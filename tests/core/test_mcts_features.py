@@ -91,6 +91,51 @@ def test_rollouts_keep_inside_a_budget_of_steps() -> None:
 # Sampled actions
 
 
+@pytest.mark.parametrize(
+    "budget",
+    [Budget(steps=21), Budget(steps=40), Budget(proposals=22), Budget(calls=15), Budget(calls=20)],
+)
+def test_rollouts_of_the_root_leave_a_simulation_to_be_paid(budget: Budget) -> None:
+    """One simulation takes a step and 4 * 5 of its rollouts; 41 steps pay for the root's, too."""
+    maze = Maze(2, ends=0.0)
+    planner = MCTS(simulations=9, candidates=2, rollouts=4, rollout_depth=5)
+    plan, _ = planner(maze.model, maze.roots(), rng=generator(0), budget=budget)
+    assert tree_of(plan).size.tolist() == [2] * 4
+    assert tree_of(plan).raw_value[:, 0].tolist() == [0.0] * 4
+    for name, limit in budget._asdict().items():
+        assert limit is None or int(torch.as_tensor(getattr(plan.cost, name)).max()) <= limit
+    both, _ = planner(maze.model, maze.roots(), rng=generator(0), budget=Budget(steps=41))
+    assert tree_of(both).raw_value[:, 0].ne(0).all() and tree_of(both).size.tolist() == [2] * 4
+
+
+class Dear:
+    """A rollout policy that draws a hundred candidates where another draws one."""
+
+    def __init__(self, maze: Maze) -> None:
+        self.maze = maze
+
+    def propose(self, state: Tensor, num: int, *, rng: Rng) -> Proposal:
+        proposal = self.maze.propose(state, num, rng=rng)
+        return proposal._replace(drawn=torch.where(state.squeeze(1) == 0, 100, 1))
+
+
+def test_a_root_that_cannot_pay_takes_nothing_from_another() -> None:
+    maze = Maze(2, ends=0.0)
+    model = maze.model._replace(rollout=Dear(maze))
+    planner = MCTS(
+        simulations=2, candidates=CHOICES, selection=Gumbel(), rollouts=1, rollout_depth=1
+    )
+    budget = Budget(proposals=2 * (CHOICES + 1))
+    both = maze.roots(2)
+    beside, _ = planner(model, both, rng=[generator(1), generator(2)], budget=budget)
+    alone, _ = planner(model, both[1:], rng=[generator(2)], budget=budget)
+    assert beside.valid.tolist() == [False, True]
+    for name in ("parent", "slot", "visits", "value"):
+        one, two = getattr(tree_of(alone), name)[0], getattr(tree_of(beside), name)[1]
+        assert one.tolist() == two[: len(one)].tolist()
+    assert weights_of(alone)[0].tolist() == weights_of(beside)[1].tolist()
+
+
 def test_the_sampled_prior_is_unbiased() -> None:
     gen = generator(0)
     policy = torch.randn(8, generator=gen).softmax(0)

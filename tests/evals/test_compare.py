@@ -39,5 +39,9 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(tmp_path, capsys):
     for other, sentence in [(episodes, "plays episodes"), (others, "in common")]:
         with pytest.raises(ValueError, match=sentence):
             compare(one=problems, other=other)
+    earlier = written(tmp_path / "earlier", "flexible", {1: True})
+    for one, other in ((problems, earlier), (earlier, problems)):
+        with pytest.raises(ValueError, match="earlier is a run of an earlier format: run it again"):
+            compare(one=one, other=other)
     assert cli.run("compare", compare, "", argv=[f"one={problems}"]) == 2
     assert "option 'other' must be given" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from evals.scaling.cells import Cell, Sweep
 from evals.scaling.command import scaling
 from evals.scaling.curves import SPENT, Parameters, searched
 from evals.scaling.optimal import Optimal, Probing, optimise, probing_of, said_of, table_of
-from reasoning.difficulty import compute_optimal
+from reasoning.difficulty import Fitted, compute_optimal
 from reasoning.strategies import best_of_n, tree_of_thoughts
 from tests.evals.commands import records_of
 from tests.language import save_tiny_model
@@ -40,7 +40,8 @@ def sweep_of(*strategies: str, cells=(WHOLE, TREE)) -> Sweep:
         "seed": 0,
         "temperature": 0.7,
         "difficulty": PROBING._asdict(),
-        **dict.fromkeys(("task", "split", "limit", "model"), "x"),
+        **dict.fromkeys(("task", "split", "limit", "model", "scorer", "aggregate"), "x"),
+        "calculator": True,
     }
     return Sweep(options, Parameters(10), list(cells))
 
@@ -147,6 +148,7 @@ def test_the_table_holds_what_was_fitted(tmp_path):
     read = compute_optimal(path, SIZE)
     assert (read.probe, read.temperature, read.by) == (2, 0.7, "score")
     assert list(read.edges) == one.edges
+    assert read.fitted_on == Fitted("x", "x", "x", True)
     search, sampling = read.choices
     assert search.strategy == tree_of_thoughts(width=1, temperature=0.7)
     assert search.budget.tokens == 90
@@ -196,6 +198,9 @@ def test_a_sweep_writes_a_table_that_answers_questions(tmp_path, monkeypatch, ca
     chosen = ["strategy=compute_optimal", "strategy.table=fit/compute_optimal.json"]
     run = [*small, *chosen, "n=2", "out=run"]
     assert cli.run("evals_reasoning", evaluate, "", argv=run) == 0
+    capsys.readouterr()
+    assert cli.run("evals_reasoning", evaluate, "", argv=[*run[:-1], "scorer=critique", "out=x"])
+    assert "fitted with scorer=null, not scorer=critique" in capsys.readouterr().err
     records = records_of(tmp_path / "run")
     assert len(records) == 4 and all(len(record["samples"]) >= 2 for record in records)
     capsys.readouterr()

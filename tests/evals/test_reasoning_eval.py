@@ -8,10 +8,11 @@ import re
 import pytest
 
 from configs import cli
-from evals.reasoning import _record, evaluate, summarize
+from evals.reasoning import _record, check_table, evaluate, summarize
 from mbrl_core import Budget
+from reasoning.difficulty import Choice, ComputeOptimal, Fitted
 from reasoning.reasoner import Reasoner
-from reasoning.strategies import best_of_n, mcts, tree_of_thoughts
+from reasoning.strategies import best_of_n, mcts, rap, tree_of_thoughts
 from reasoning.tasks import Problem, generate_problems
 from tests.evals.commands import killed_and_resumed, records_of, summary_of, timeless
 from tests.language import Checker, save_tiny_model, scripted, total_of
@@ -147,6 +148,47 @@ def test_what_cannot_be_run_is_told_in_one_sentence(options, capsys, wrong, told
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     assert told in error
+
+
+def test_examples_of_solutions_are_refused_where_none_is_written(tmp_path):
+    with pytest.raises(ValueError, match=r"shots=3 shows whole solutions.*give strategy\.shots"):
+        evaluate(task="generated", strategy=rap(), shots=3, out=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_an_earlier_format_is_refused(options, tmp_path, capsys):
+    assert run(options("limit=2")) == 0
+    path = tmp_path / "run" / "records.jsonl"
+    path.write_text(path.read_text().replace('"correct"', '"flexible"'))
+    capsys.readouterr()
+    assert run(options("limit=2")) in (1, 2)
+    error = capsys.readouterr().err
+    assert "run is a run of an earlier format: run it again in another folder" in error
+
+
+def test_a_table_of_other_models_is_refused_where_scores_decide():
+    def table(by, fitted_on):
+        return ComputeOptimal(
+            probe=1,
+            temperature=1.0,
+            by=by,
+            edges=(),
+            choices=(Choice(best_of_n(n=2)),),
+            fitted_on=fitted_on,
+        )
+
+    fitted = Fitted("a", "judge", "min", True)
+    given = fitted._replace(scorer=None)
+    for same in (
+        (table("score", fitted), fitted),
+        (table("vote", fitted), given),
+        (table("score", None), given),
+    ):
+        check_table(*same)
+    with pytest.raises(ValueError, match="fitted with scorer=judge, not scorer=null"):
+        check_table(table("score", fitted), given)
+    with pytest.raises(ValueError, match="fitted with model=a, not model=b"):
+        check_table(table("score", fitted), fitted._replace(model="b"))
 
 
 def test_gsm8k_files_in_the_original_format(options, tmp_path):

@@ -12,7 +12,16 @@ import pytest
 
 from configs import cli
 from evals.reasoning import _record
-from evals.scaling.cells import check, option_text, tree_cells, unit_of
+from evals.records import RecordStore
+from evals.scaling.cells import (
+    Cell,
+    Unit,
+    check,
+    finished,
+    option_text,
+    tree_cells,
+    unit_of,
+)
 from evals.scaling.command import count_parameters, scaling
 from evals.scaling.curves import (
     SPENT,
@@ -247,6 +256,21 @@ def test_tree_searches_are_limited_to_what_whole_solutions_take():
     assert len({cell.name for cell in cells}) == len(cells) == 8
 
 
+def test_a_search_that_a_size_does_not_pay_for_is_left_out():
+    """A simulation of RAP is a step and a rollout: depth 2 is what 3 nodes pay for."""
+    told = []
+    unit = Unit(nodes=1.5, tokens=30.0)
+    cells = tree_cells(["rap", "mcts"], [1, 2, 8], ["nodes", "tokens"], unit, told.append)
+    depths = {c.size: c.options[2] for c in cells if c.strategy == "rap"}
+    assert depths == {n: f"strategy.depth={d}" for n, d in ((1, 1), (2, 2), (8, 5))}
+    cells = tree_cells(["rap", "mcts_rollouts", "mcts"], [1], ["nodes"], Unit(0.9, 9), told.append)
+    assert [cell.strategy for cell in cells] == ["mcts"]
+    assert told == [
+        "rap is left out at size 1: 1 nodes do not pay for a step",
+        "mcts_rollouts is left out at size 1: 1 nodes do not pay for a step",
+    ]
+
+
 @pytest.mark.parametrize(
     ("call", "told"),
     [
@@ -331,6 +355,41 @@ def test_a_killed_sweep_goes_on_and_its_page_needs_no_model(model, tmp_path, mon
     assert "Best-of-4 against self-consistency of 4" in capsys.readouterr().out
     assert run(["report=nowhere"]) == 1
     assert "nowhere holds no sweep" in capsys.readouterr().err
+
+
+def test_small_sizes_do_not_stop_a_sweep(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    searches = "strategies=[greedy,lookahead,particle_filter,mcts_rollouts,receding,rap]"
+    small = [searches, "budgets=[1,2]", "by=[nodes]", "limit=2"]
+    assert run(options(model, *small)) == 0, capsys.readouterr().err
+    assert (tmp_path / "run/report.html").exists()
+    assert list((tmp_path / "run").glob("rap-*-nodes/summary.json"))
+    assert list((tmp_path / "run").glob("particle_filter-*-nodes/summary.json"))
+
+
+def test_what_a_sweep_could_not_end_with_is_refused_before_it_begins(model, tmp_path, capsys):
+    out = f"out={tmp_path / 'run'}"
+    chosen = "strategies=[best_of_n,compute_optimal]"
+    for wrong, told in (
+        ([chosen, "difficulty.by=scores"], "by must be score or vote, not 'scores'"),
+        ([chosen, "difficulty.bins=0"], "a probe and bins of at least 1"),
+        ([chosen, "difficulty.probe=5"], "a budget of at least its probe, difficulty.probe=5"),
+        (["strategies=[greedy,rap,compute_optimal]"], "chooses among the other strategies"),
+        (["strategies=[rap]", "shots=2"], "which rap does not write"),
+    ):
+        assert run(options(model, *wrong, out)) in (1, 2)
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_cells_of_an_earlier_format_are_refused(tmp_path):
+    cell = Cell("greedy", "samples", 1, 1, ())
+    with RecordStore(tmp_path / cell.name, {}) as store:
+        store.append("a", {"flexible": True, "samples": []})
+        store.write_summary({})
+    with pytest.raises(ValueError, match="greedy-1 is a run of an earlier format: run it again"):
+        finished(tmp_path, [cell])
 
 
 def test_two_workers_find_what_one_does(model, tmp_path, monkeypatch):

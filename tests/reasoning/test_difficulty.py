@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from mbrl_core import Budget, Tree
-from reasoning.difficulty import Choice, ComputeOptimal, choice_record, compute_optimal, ease
+from reasoning.difficulty import (
+    Choice,
+    ComputeOptimal,
+    Fitted,
+    _Branch,
+    _joined,
+    choice_record,
+    compute_optimal,
+    ease,
+    paths,
+)
 from reasoning.reasoner import Reasoner
 from reasoning.strategies import (
     FinalAnswer,
@@ -16,14 +27,18 @@ from reasoning.strategies import (
     greedy,
     lookahead,
     mcts,
+    particle_filter,
     rap,
     receding,
     self_consistency,
     soft_best_of_n,
     tree_of_thoughts,
+    tree_of_thoughts_dfs,
     weighted_vote,
 )
+from reasoning.world import Thought
 from tests.language import Checker
+from tests.reasoning import test_rap as sub_questions
 from tests.reasoning.test_strategies import QUESTIONS, Counting, outcome
 
 TREE = Choice(tree_of_thoughts(width=2, expand=3))
@@ -148,6 +163,62 @@ def test_limits_are_kept():
         asking(choosing(TREE)).plan(QUESTIONS, budget=Budget(tokens=100))
 
 
+SPENT = [Budget(steps=2), Budget(calls=3), Budget(proposals=2)]
+
+
+@pytest.mark.parametrize("budget", SPENT)
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        tree_of_thoughts(width=2, expand=3),
+        mcts(simulations=5, rollouts=1),
+        lookahead(width=2, expand=2),
+        tree_of_thoughts_dfs(),
+        particle_filter(),
+        receding(lookahead(width=2, expand=2), steps=4),
+        best_of_n(n=9, temperature=0.5),
+    ],
+    ids=["beam", "mcts", "lookahead", "dfs", "particles", "receding", "sampling"],
+)
+def test_where_nothing_is_left_the_best_of_the_probe_answers(strategy, budget):
+    chosen = asking(choosing(Choice(strategy))).plan(QUESTIONS, seed=3, budget=budget)
+    probe = asking(best_of_n(n=4)).plan(QUESTIONS, seed=3, budget=budget)
+    assert chosen.final == probe.final and chosen.value.tolist() == probe.value.tolist()
+    assert chosen.cost.tokens.decoded.tolist() == probe.cost.tokens.decoded.tolist()
+    assert chosen.cost.calls == probe.cost.calls
+    for row in range(len(QUESTIONS)):
+        number = probe.trace.returns.shape[1]
+        sampled = probe.trace.final[number * row : number * (row + 1)]
+        assert texts_of(chosen, row)[1 : 1 + number] == [thought.text for thought in sampled]
+
+
+@pytest.mark.parametrize("strategy", [best_of_n(n=9), self_consistency(n=9)])
+@pytest.mark.parametrize("budget", [*SPENT, Budget(seconds=0.0)])
+def test_sampling_answers_with_the_probe_where_nothing_is_left(strategy, budget):
+    chosen = asking(choosing(Choice(strategy))).plan(QUESTIONS, seed=3, budget=budget)
+    four = replace(strategy, planner=replace(strategy.planner, samples=4))
+    probe = asking(four).plan(QUESTIONS, seed=3, budget=budget)
+    assert chosen.final == probe.final and chosen.cost.steps.tolist() == probe.cost.steps.tolist()
+
+
+@pytest.mark.parametrize("strategy", [mcts(simulations=5), greedy()])
+def test_where_the_time_is_up_the_best_of_the_probe_answers(strategy):
+    chosen = asking(choosing(Choice(strategy))).plan(QUESTIONS, budget=Budget(seconds=0.0))
+    assert chosen.final == asking(best_of_n(n=4)).plan(QUESTIONS).final
+
+
+def test_what_rollouts_completed_is_earned_once_in_the_trace():
+    """The path to a played solution in the tree of all has the return that the search gave it."""
+    plan = sub_questions.asking().plan(sub_questions.QUESTIONS, seed=1)
+    assert plan.trace.played is not None
+    (tree,) = [_joined([Thought("x", ())], [[_Branch(plan, 0)]])]
+    size, own = int(plan.trace.size[0]), plan.trace.played.root == 0
+    earned, _ = paths(tree, 0)
+    assert earned[:size] == pytest.approx(paths(plan.trace, 0)[0])
+    assert earned[size:] == pytest.approx(plan.trace.played.returns[own].tolist())
+    assert plan.trace.played.node[own].max() > 0
+
+
 def table(tmp_path, **changes):
     entry = choice_record("mcts", {"simulations": 8, "temperature": 1.0}, {"tokens": 64})
     other = choice_record("best_of_n", {"n": 8, "temperature": 1.0}, {})
@@ -174,6 +245,14 @@ def test_a_table_says_who_is_asked(tmp_path):
     )
 
 
+def test_a_table_says_what_it_was_fitted_with(tmp_path):
+    given = {"task": "x", "model": "a", "scorer": None, "aggregate": "min", "calculator": True}
+    read = compute_optimal(table(tmp_path, fitted_on=given), 8)
+    assert read.fitted_on == Fitted("a", None, "min", True)
+    earlier = compute_optimal(table(tmp_path, fitted_on={"task": "x", "model": "a"}), 8)
+    assert earlier.fitted_on is None
+
+
 def test_what_is_no_table_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no table at"):
         compute_optimal(tmp_path / "none.json", 8)
@@ -189,3 +268,7 @@ def test_what_is_no_table_is_refused(tmp_path):
         choosing(EASY, edges=(0.5,))
     with pytest.raises(ValueError, match="has another world: Rap"):
         choosing(Choice(rap()))
+    with pytest.raises(ValueError, match="temperature must be 0 or more"):
+        ComputeOptimal(probe=4, temperature=-1.0, by="score", edges=(), choices=(EASY,))
+    with pytest.raises(ValueError, match="give receding a search over steps"):
+        receding(choosing(EASY))

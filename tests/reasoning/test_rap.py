@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from mbrl_core import MCTS, Budget, generator
 from mbrl_core.testing import check_model, check_planner
 from reasoning.engines import ScriptedEngine, TransformersEngine, failure
-from reasoning.rap import CLOSING, Dialogue, Rap, RapPolicy, RapWorld, SubQuestion
+from reasoning.rap import CLOSING, INSTRUCTION, Dialogue, Rap, RapPolicy, RapWorld, SubQuestion
 from reasoning.reasoner import Reasoner
 from reasoning.strategies import rap
 from reasoning.world import Step, Thought
@@ -180,7 +181,48 @@ def test_what_makes_no_sense_is_refused(wrong):
         Rap(**wrong)
 
 
+@pytest.mark.parametrize("part", [RapPolicy, RapWorld])
+def test_sampling_that_cannot_be_is_refused(part):
+    with pytest.raises(ValueError, match="temperature must be 0 or more, not -1"):
+        part(Counting(), Rap(), temperature=-1)
+    with pytest.raises(ValueError, match="max_tokens must be at least 1, not 0"):
+        part(Counting(), Rap(), max_tokens=0)
+
+
+@pytest.mark.parametrize(
+    "shot",
+    [
+        {"question": "1+1"},
+        {"question": "1+1", "answers": [["a", "b"]]},
+        {"question": 2, "exchanges": [["a", "b"]]},
+        {"question": "1+1", "exchanges": []},
+        {"question": "1+1", "exchanges": [["a"]]},
+        {"question": "1+1", "exchanges": ["ab"]},
+        "1+1",
+    ],
+)
+def test_a_malformed_example_is_refused(shot):
+    good = {"question": "1+1", "exchanges": [["a", "b"]]}
+    with pytest.raises(ValueError, match=r"entry 1 of shots must be \{question: text, exchanges"):
+        rap(shots=[good, shot])
+
+
+def test_what_it_answers_need_not_be_a_number():
+    assert "'The answer is <answer>.'" in INSTRUCTION and "<number>" not in INSTRUCTION
+
+
 # ------------------------------------------------------------------------------------- the search
+
+
+def test_one_generator_serves_all_questions():
+    """What a search left open is completed from the same generator."""
+    engine = Counting()
+    short = replace(SEARCH, planner=MCTS(simulations=1, candidates=2))
+    state = [start(question, engine) for question in QUESTIONS]
+    left = asking(short, engine, finish=False).search(short, state, {}, rng=generator(0))
+    assert any(thought.finish == "open" for thought in left.final)
+    plan = asking(short, engine).search(short, state, {}, rng=generator(0))
+    assert all(thought.finish != "open" for thought in plan.final)
 
 
 def test_it_is_another_world_and_the_same_search():
