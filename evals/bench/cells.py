@@ -47,10 +47,10 @@ def _overhead(full: bool) -> Iterator[Cell]:
     """Whole plans over their bare model calls."""
     for planner in ("CEM", "MPPI"):
         small = _control("overhead", planner, 1, SMALL, "bare calls")
-        yield from (small, _compiled(small))
+        yield from (small, _with(small, "compiled"))
         for roots in (1, 16, 64, 256) if full else (1, 16):
             large = _control("overhead", planner, roots, LARGE, "bare calls")
-            yield from (large, _compiled(large)) if roots < 64 else (large,)
+            yield from (large, _with(large, "compiled")) if roots < 64 else (large,)
     for roots in (1, 32, 256) if full else (1, 32):
         simulations = 200 if full else 50
         slow = _game("table", "PUCT", 18, simulations, roots) | {"seconds": 1e-3}
@@ -65,13 +65,13 @@ def _peers(full: bool) -> Iterator[Cell]:
                 for other in others:
                     cell = _control("peers", planner, roots, size, other)
                     small = roots == 1 or size is SMALL
-                    yield from (cell, _compiled(cell) if small else _chunked(cell))
+                    yield from (cell, _with(cell, "compiled" if small else "chunks"))
     published = {"samples": 512, "elites": 64, "horizon": 3}
     for width in (64, 256):
         for roots in (1, 64) if full else (1,):
             size = published | {"width": width}
             cell = _control("peers", "TD-MPC2", roots, size, "TD-MPC2")
-            yield from (cell, _compiled(cell) if roots == 1 else _chunked(cell))
+            yield from (cell, _with(cell, "compiled" if roots == 1 else "chunks"))
 
 
 def _trees(full: bool) -> Iterator[Cell]:
@@ -112,11 +112,9 @@ def _options(full: bool) -> Iterator[Cell]:
     """The same plan made faster."""
     for option in ("compiled", "bfloat16", "chunks"):
         for size, roots in ((SMALL, 1), (LARGE, 16)):
-            plain = _control("options", "CEM", roots, size, "ours")
             if option == "chunks" and size is SMALL:
                 continue  # all its rows fit one chunk
-            changed = plain.settings | {"option": option}
-            yield plain._replace(settings=changed, other_settings=plain.settings)
+            yield _with(_control("options", "CEM", roots, size, "ours"), option)
 
 
 def _decoding(full: bool) -> Iterator[Cell]:
@@ -150,16 +148,10 @@ def _control(group: str, planner: str, roots: int, size: dict[str, int], other: 
     return Cell(group, {"planner": planner, "roots": roots} | PLAN | size, other)
 
 
-def _compiled(cell: Cell) -> Cell:
-    """The cell with our planner compiled, and the other side as it was."""
-    return cell._replace(settings=cell.settings | {"compiled": True}, other_settings=cell.settings)
-
-
-def _chunked(cell: Cell) -> Cell:
-    """The cell with our model in chunks: many rows of a wide network overflow the caches."""
-    return cell._replace(
-        settings=cell.settings | {"option": "chunks"}, other_settings=cell.settings
-    )
+def _with(cell: Cell, option: str) -> Cell:
+    """The cell with an option on our side, the other as it was: our planner `compiled`, or our
+    model in `chunks` or in `bfloat16`."""
+    return cell._replace(settings=cell.settings | {"option": option}, other_settings=cell.settings)
 
 
 def _game(world: str, selection: str, actions: int, simulations: int, roots: int) -> dict[str, Any]:

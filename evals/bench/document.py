@@ -249,9 +249,7 @@ def _ratio(record: Record) -> list[Cell]:
 def _planner(record: Record) -> tuple[str, str]:
     """As under the columns planner and with."""
     settings = record["settings"]
-    return settings["planner"], "compiled" if settings.get("compiled") else settings.get(
-        "option", ""
-    )
+    return settings["planner"], settings.get("option", "")
 
 
 def _speedup(record: Record) -> float:

@@ -62,7 +62,7 @@ def _search(settings: Mapping[str, Any]) -> Job:
 def control_planner(settings: Mapping[str, Any]) -> Planner:
     """The planner of a control cell."""
     shape = {name: settings[name] for name in ("horizon", "samples", "iterations")}
-    shape["compiled"] = settings.get("compiled") or settings.get("option") == "compiled"
+    shape["compiled"] = settings.get("option") == "compiled"
     elites = settings["elites"]
     if settings["planner"] == "CEM":
         return CEM(elites=elites, **shape)
