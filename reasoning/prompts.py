@@ -83,15 +83,11 @@ def encode_ask(engine: Encoder, text: str) -> tuple[int, ...]:
 
 
 def pick_shots(
-    problems: Sequence[Problem],
-    number: int,
-    *,
-    seed: int = 0,
-    write: Callable[[Problem], str] | None = None,
+    problems: Sequence[Problem], number: int, *, write: Callable[[Problem], str], seed: int = 0
 ) -> tuple[Shot, ...]:
     """`number` worked examples drawn without replacement from a task's training problems.
 
-    `write` makes a problem's solution text; by default in GSM8K's format.
+    `write` makes a problem's solution text, see `Task.write`.
 
     Raises ValueError where too few of them have a solution.
     """
@@ -101,7 +97,4 @@ def pick_shots(
             f"{number} examples cannot be drawn from {len(worked)} problems with a solution"
         )
     chosen = Random(seed).sample(worked, number)
-    return tuple(
-        Shot(problem.question, write(problem) if write else problem.solution_text())
-        for problem in chosen
-    )
+    return tuple(Shot(problem.question, write(problem)) for problem in chosen)

@@ -6,7 +6,7 @@ import pytest
 
 from reasoning.engines import ScriptedEngine, TransformersEngine, Turn
 from reasoning.prompts import INSTRUCTION, Prompt, Shot, pick_shots
-from reasoning.tasks import generate_problems
+from reasoning.tasks import GSM8K, generate_problems
 from tests.language import adding, save_tiny_model
 
 TEMPLATE = (
@@ -77,9 +77,10 @@ def test_a_template_without_the_question_is_refused():
 
 def test_shots_are_drawn_without_replacement_and_end_in_the_answer():
     problems = generate_problems("train", 20, (2, 4), 0)
-    shots = pick_shots(problems, 20, seed=3)
+    shots = pick_shots(problems, 20, write=GSM8K.write, seed=3)
     assert sorted(shots) == sorted(Shot(p.question, p.solution_text()) for p in problems)
-    assert pick_shots(problems, 5, seed=3) == shots[:5] != pick_shots(problems, 5, seed=4)
+    few, others = (pick_shots(problems, 5, write=GSM8K.write, seed=s) for s in (3, 4))
+    assert few == shots[:5] != others
     unsolved = [problem._replace(solution=()) for problem in problems]
     with pytest.raises(ValueError, match="1 examples cannot be drawn from 0 problems"):
-        pick_shots(unsolved, 1)
+        pick_shots(unsolved, 1, write=GSM8K.write)
