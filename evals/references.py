@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -148,7 +148,16 @@ def _grouped(runs: Iterable[Training]) -> list[Ours]:
 
 
 def _recipe(run: Training) -> dict[str, Any]:
-    return {n: v for n, v in run.about.get("arguments", {}).items() if n != "seed"}
+    """What makes the results of two seeds comparable: not the seed, nor what computes them."""
+    return dict(_leaves(run.about.get("arguments", {})))
+
+
+def _leaves(options: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}{name}.")
+        elif name not in ("seed", "compiled", "device"):
+            yield f"{path}{name}", value
 
 
 def _published(

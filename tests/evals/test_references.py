@@ -141,6 +141,13 @@ def test_more_results_can_be_given_and_a_missing_file_is_noted(tmp_path):
         table(tmp_path, records, references=[more])
 
 
+def test_seeds_that_other_machinery_computed_are_averaged(tmp_path):
+    plain = {"device": "cpu", "size": "cpu"}
+    for seed, how in enumerate([plain, plain | {"device": "cuda", "compiled": True}]):
+        write_training(tmp_path, run("tdmpc2", seed, {100_000: 800.0 + seed}, recipe=how))
+    assert "800.5" in table(tmp_path, tmp_path)
+
+
 def test_seeds_of_two_recipes_are_not_averaged(tmp_path):
     for seed, size in enumerate(("cpu", "5M")):
         write_training(tmp_path, run("tdmpc2", seed, {100_000: 1.0}, size=size))
