@@ -131,20 +131,10 @@ def evaluate(
         "shots": shots, "shots_data": shots_data,
         "aggregate": aggregate, "max_tokens": max_tokens, "budget": dict(budget or {}),
     }  # fmt: skip
+    check_options(strategy, steps, shots, group=group, groups=groups, trees=trees)
     described = {
         k: v for k, v in (arguments or deciding).items() if k not in ("out", *NOT_DECIDING)
     }
-    for name, value, least in (("group", group, 1), ("groups", groups, 1), ("trees", trees, 0)):
-        if value < least:
-            at_least = f"at least {least}" if least else "0 or more"
-            raise ValueError(f"{name} must be {at_least}, not {value}")
-    if steps is not None and len(steps) != 2:
-        raise ValueError(f"steps must be [least,greatest], not {steps}")
-    if isinstance(strategy, Strategy) and strategy.world is not None and shots:
-        raise ValueError(
-            f"shots={shots} shows whole solutions, which this strategy does not write: give "
-            "strategy.shots"
-        )
     if isinstance(strategy, ComputeOptimal):  # a table may change under its name
         check_table(strategy, Fitted(model, scorer, aggregate, calculator))
         described["table"] = hashlib.sha256(repr(strategy).encode()).hexdigest()[:12]
@@ -191,18 +181,47 @@ def evaluate(
             raise ValueError(f"no problem could be answered: {next(iter(failures.values()))}")
         summary = summarize(store.records, len(failures), tuple(kind.graders))
         store.write_summary(summary)
+    _report(summary, failures, out, say)
+    return summary
+
+
+def check_options(
+    strategy: Strategy | ComputeOptimal, steps: list[int] | None, shots: int, **counts: int
+) -> None:
+    """Raise ValueError on options that make no sense, alone or together."""
+    for name, value in counts.items():
+        least = 0 if name == "trees" else 1
+        if value < least:
+            at_least = f"at least {least}" if least else "0 or more"
+            raise ValueError(f"{name} must be {at_least}, not {value}")
+    if steps is not None and len(steps) != 2:
+        raise ValueError(f"steps must be [least,greatest], not {steps}")
+    if isinstance(strategy, Strategy) and strategy.world is not None and shots:
+        raise ValueError(
+            f"shots={shots} shows whole solutions, which this strategy does not write: give "
+            "strategy.shots"
+        )
+
+
+def _report(
+    summary: Mapping[str, Any],
+    failures: Mapping[str | int, str],
+    out: str | Path,
+    say: Callable[[str], None],
+) -> None:
+    """Say what came of a run."""
     mean, low, high = summary["accuracy"].values()
+    answered = summary["problems"]
     say(
-        f"accuracy {mean:.1%} [{low:.1%}, {high:.1%}] on {summary['problems']} problems, "
+        f"accuracy {mean:.1%} [{low:.1%}, {high:.1%}] on {answered} problems, "
         f"{summary['tokens']:.0f} tokens a problem, {summary['unparsed']:.1%} without an answer; "
         f"records in {out}"
     )
     if failures:
         say(
-            f"{len(failures)} of {len(problems)} problems failed and count nowhere "
+            f"{len(failures)} of {answered + len(failures)} problems failed and count nowhere "
             f"({next(iter(failures.values()))}); the same command tries them again"
         )
-    return summary
 
 
 def check_table(strategy: ComputeOptimal, given: Fitted) -> None:

@@ -26,9 +26,9 @@ from reasoning.tasks.types import Problem
 from reasoning.tasks.words import GSM8K
 from reasoning.training.corpus import encode, training_problems
 from reasoning.training.lm import fit_corpus
-from reasoning.training.loop import Job, Team, job_of, launch
+from reasoning.training.loop import Job, Team, job_of, launch, load_lm
 from reasoning.training.samples import Sampled, is_right, read_samples, write_samples
-from reasoning.training.sampling import load_lm, sample
+from reasoning.training.sampling import sample, sampler
 
 VALIDATION = 999_983
 """Seed of the validation problems, of the split "reward"; no round trains on that stream."""
@@ -162,12 +162,12 @@ def _write_corpus(folder: Path, lm: Path, problems: Sequence[Problem], length: i
 def _train_worker(rank: int, job: Job, team: Team) -> None:
     """One process of a round."""
     torch.manual_seed(job.settings["seed"])
-    fit_corpus(load_lm(job.settings["lm"])[0], job, team)
+    fit_corpus(load_lm(job.settings["lm"]), job, team)
 
 
 def _result(number: int, folder: Path, problems: Sequence[Problem]) -> dict[str, Any]:
     """A round's greedy accuracy on the validation problems."""
-    texts = sample(*load_lm(folder), problems)
+    texts = sample(sampler(folder), problems)
     right = [is_right(problem, text) for problem, (text,) in zip(problems, texts, strict=True)]
     result = {"round": number, "greedy": sum(right) / len(right), "problems": len(right), "kept": 0}
     print(f"round {number}: {result['greedy']:.1%} greedy on {len(right)}", flush=True)

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from transformers import LlamaForCausalLM
+from transformers.utils import logging
 
 from reasoning.training.optim import (
     adamw,
@@ -65,6 +66,12 @@ def job_of(given: dict[str, Any], *, not_settings: Sequence[str] = ()) -> Job:
         if name not in ("out", "workers", *own, *not_settings)
     }
     return Job(out, settings, **{name: given[name] for name in own})
+
+
+def load_lm(folder: str | Path) -> LlamaForCausalLM:
+    """A language model in float32, to be trained on."""
+    logging.disable_progress_bar()
+    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
 class Team(NamedTuple):

@@ -18,7 +18,7 @@ import torch
 
 from reasoning.tasks.types import Problem
 from reasoning.tasks.words import GSM8K
-from reasoning.training.sampling import complete, load_lm, sample
+from reasoning.training.sampling import complete, sample, sampler
 from reasoning.training.tokenizer import PROMPT
 
 PART = 64
@@ -144,7 +144,7 @@ def _sample_part(
     lm: str, num: int, temperature: float, part: tuple[list[Problem], int]
 ) -> list[Any]:
     problems, seed = part
-    texts = sample(*load_lm(lm), problems, num, temperature, seed=seed)
+    texts = sample(sampler(lm), problems, num, temperature, seed=seed)
     return [[problem, drawn] for problem, drawn in zip(problems, texts, strict=True)]
 
 
@@ -163,7 +163,7 @@ def _value_part(
         PROMPT.format(question=samples[number].problem.question) + prefix + "\n"
         for number, prefix in few
     ]
-    texts = complete(*load_lm(lm), prompts, rollouts, temperature, seed=seed)
+    texts = complete(sampler(lm), prompts, rollouts, temperature, seed=seed)
     for (number, prefix), drawn in zip(few, texts, strict=True):
         problem = samples[number].problem
         passed[number][prefix] += [is_right(problem, f"{prefix}\n{text}") for text in drawn]

@@ -22,7 +22,7 @@ from reasoning.embedded import folder_of
 from reasoning.tasks.generator import generate_problems
 from reasoning.tasks.types import Problem
 from reasoning.training.corpus import Corpus, pack
-from reasoning.training.loop import Job, Run, Team, job_of, launch
+from reasoning.training.loop import Job, Run, Team, job_of, launch, load_lm
 from reasoning.training.optim import load_checkpoint
 from reasoning.training.samples import (
     Valued,
@@ -31,7 +31,6 @@ from reasoning.training.samples import (
     write_samples,
     write_values,
 )
-from reasoning.training.sampling import load_lm
 from reasoning.training.tokenizer import PROMPT, STEP_TAG
 
 
@@ -240,8 +239,7 @@ def _train_worker(rank: int, job: Job, team: Team) -> None:
     plus, minus = sign_ids(tokenizer)
     signs = torch.tensor([minus, plus])
     torch.manual_seed(chosen["seed"])
-    lm, _ = load_lm(chosen["lm"])
-    model = deepen(lm, chosen["extra_layers"])
+    model = deepen(load_lm(chosen["lm"]), chosen["extra_layers"])
     if team.first:
         marks = trees.labels[trees.labels >= 0]
         print(f"{len(marks)} valued steps, {marks.mean():.3f} on average", flush=True)

@@ -26,7 +26,7 @@ from reasoning.training.samples import (
     write_samples,
     write_values,
 )
-from reasoning.training.sampling import sample
+from reasoning.training.sampling import complete, sample, sampler
 from reasoning.training.scorer import (
     assemble_trees,
     encode_trees,
@@ -128,10 +128,19 @@ def test_weights_count_each_predicted_token_once(tokenizer, problems):
 
 
 # ------------------------------------------------------------------------------ sampling
-def test_greedy_sampling_equals_the_library(tokenizer, model, problems):
-    ours = sample(model, tokenizer, problems[:5], max_tokens=12, batch=5)
-    for problem, texts in zip(problems[:5], ours, strict=True):
-        ids = tokenizer(PROMPT.format(question=problem.question), return_tensors="pt")["input_ids"]
+@pytest.fixture(scope="module")
+def folder(tokenizer, model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lm")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(str(folder))
+    return folder
+
+
+def test_greedy_sampling_equals_the_library(tokenizer, model, folder, problems):
+    prompts = [PROMPT.format(question=problem.question) for problem in problems[:5]]
+    ours = complete(sampler(folder), prompts, max_tokens=12)
+    for prompt, texts in zip(prompts, ours, strict=True):
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
         out = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -141,17 +150,19 @@ def test_greedy_sampling_equals_the_library(tokenizer, model, problems):
         assert texts == [tokenizer.decode(out[0, ids.shape[1] :]).removesuffix("</s>")]
 
 
-def test_sampling_repeats_with_its_seed(tokenizer, model, problems):
+def test_sampling_repeats_with_its_seed(folder, problems):
+    lm = sampler(folder)
+
     def draw(seed):
-        return sample(model, tokenizer, problems[:2], 3, 1.0, max_tokens=8, seed=seed)
+        return sample(lm, problems[:2], 3, 1.0, seed=seed)
 
     assert draw(0) == draw(0) != draw(1)
     assert [len(texts) for texts in draw(0)] == [3, 3]
 
 
-def test_sampled_text_holds_no_special_token(tokenizer, model, problems):
+def test_sampled_text_holds_no_special_token(tokenizer, folder, problems):
     # A tag that the model happened to draw would be taken for one that the scorer reads.
-    texts = sample(model, tokenizer, problems[:8], 4, 2.0, max_tokens=40)
+    texts = sample(sampler(folder), problems[:8], 4, 2.0)
     joined = "".join(text for of_problem in texts for text in of_problem)
     assert not [token for token in tokenizer.all_special_tokens if token in joined]
 
@@ -202,14 +213,6 @@ def test_no_test_question_enters_the_training_set():
 
 
 # ------------------------------------------------------------------------------ samples
-@pytest.fixture(scope="module")
-def folder(tokenizer, model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lm")
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(str(folder))
-    return folder
-
-
 SAMPLING = {"temperature": 1.0, "seed": 3, "workers": 1}
 
 
@@ -240,7 +243,7 @@ def test_a_line_is_worth_its_rollouts(folder, tmp_path):
 def test_rollouts_count_beside_the_samples(folder, tmp_path, monkeypatch):
     asked = []
 
-    def complete(model, tokenizer, prompts, num, temperature, seed):
+    def complete(lm, prompts, num, temperature, seed):
         asked.extend(prompts)
         return [["#### 5", "#### 6", "#### 5"]] * len(prompts)
 
