@@ -86,6 +86,31 @@ def paired_difference(
     return mean_interval(one - two, rng, level=level, resamples=resamples)
 
 
+def ratio_interval(
+    numerators: ArrayLike,
+    denominators: ArrayLike,
+    rng: np.random.Generator,
+    *,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """The ratio of two sums over [n] and its interval, for shares of things that come in groups.
+
+    `numerators[i]` of the `denominators[i]` things of group i count; groups are resampled whole
+    (percentile bootstrap), because what is of one group is alike. Resamples without a thing are
+    left out. Raises ValueError where the two differ in length, there is nothing at all, or as
+    `mean_interval` does.
+    """
+    over, under = _finite(numerators), _finite(denominators)
+    if over.shape != under.shape or not under.sum() > 0:
+        raise ValueError("a ratio needs equally many numerators and denominators, not all 0")
+    counts = rng.multinomial(len(over), np.full(len(over), 1 / len(over)), size=resamples)
+    below = counts @ under
+    ratios = (counts @ over)[below > 0] / below[below > 0]
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(over.sum() / under.sum()), float(low), float(high))
+
+
 def wilson_interval(successes: int, trials: int, *, z: float = 1.959963984540054) -> Estimate:
     """The share of successes and its Wilson score interval (Wilson 1927).
 

@@ -14,6 +14,7 @@ _OPERATORS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
 }
 ANNOTATION = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
 """An expression and its result, for a calculator (Cobbe et al. 2021)."""
+_CHARACTERS = re.compile(r"[\d\s.+\-*/()]*", re.ASCII)  # of arithmetic; Python knows more
 _ANNOTATED = re.compile(ANNOTATION.pattern + r"(-?[\d.,]*)")
 
 
@@ -22,8 +23,11 @@ def evaluate(expression: str) -> Fraction | None:
 
     None for anything else, including division by zero.
     """
+    plain = expression.replace(",", "").strip()
+    if not _CHARACTERS.fullmatch(plain):
+        return None
     try:
-        return _value(ast.parse(expression.replace(",", "").strip(), mode="eval").body)
+        return _value(ast.parse(plain, mode="eval").body)
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
         return None
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "demo": "evals.demo:demo",
     "experiments": "evals.experiments.command:perform",
     "compare": "evals.compare:compare",
+    "calibration": "evals.calibration:calibration",
     "matrix": "evals.matrix:matrix",
     "scaling": "evals.scaling.command:scaling",
     "throughput": "evals.throughput:throughput",

@@ -171,8 +171,13 @@ def test_sampled_text_holds_no_special_token(tokenizer, folder, problems):
 def test_evaluate():
     assert evaluate("2*(3+4)/7") == 2
     assert evaluate("1,000-.5") == evaluate("999.5")
-    for bad in ("2**9", "__import__('os')", "1/0", "x+1", "", "2+", "True+1"):
+    for bad in ("2**9", "__import__('os')", "1/0", "x+1", "", "2+", "True+1", "0x10", "1e5"):
         assert evaluate(bad) is None
+
+
+def test_text_beside_numbers_is_quietly_no_arithmetic(recwarn):
+    assert evaluate("5and 3") is None and evaluate("3(4)") is None
+    assert not recwarn
 
 
 def test_redraw_is_consistent():

@@ -1,0 +1,128 @@
+"""`python -m evals.calibration` on scores whose worth is known."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from evals.calibration import (
+    LIKELIHOOD,
+    Steps,
+    calibration,
+    calibration_error,
+    chosen,
+    ordered,
+    steps_of,
+    values_of,
+)
+from evals.records import RecordStore
+from evals.stats import ratio_interval
+from reasoning.tasks import GSM8K
+
+
+def sample(correct: bool, *scores: float, text: str = "<<1+1=2>>2\n#### 2", logprob: float = -1.0):
+    return {
+        "text": text,
+        "answer": "2",
+        "correct": correct,
+        "value": math.prod(scores) if scores else None,
+        "scores": list(scores),
+        "logprob": logprob,
+        "tokens": 4,
+    }
+
+
+def record(*samples):
+    return {"question": "?", "reference": "2", "correct": True, "samples": list(samples)}
+
+
+def test_scores_that_are_the_frequencies_have_no_calibration_error():
+    scores = np.repeat([0.25, 0.75], 4)
+    right = np.array([1, 0, 0, 0, 1, 1, 1, 0.0])
+    assert calibration_error(Steps(np.arange(8), scores, right)) == pytest.approx(0.0)
+    shifted = Steps(np.arange(8), scores + 0.125, right)
+    assert calibration_error(shifted) == pytest.approx(0.125)
+    assert calibration_error(Steps(np.arange(2), np.array([1.0, 1.0]), np.array([1.0, 0.0]))) == 0.5
+
+
+def test_a_sample_is_a_trial_of_each_of_its_steps():
+    records = [record(sample(True, 0.5, 0.9), sample(False, 0.4)), record(sample(False, 0.1, 0.2))]
+    steps = steps_of(records)
+    assert steps.problem.tolist() == [0, 0, 0, 1, 1]
+    assert steps.score.tolist() == [0.5, 0.9, 0.4, 0.1, 0.2]
+    assert steps.right.tolist() == [1, 1, 0, 0, 0]
+    assert steps_of(records, last=True).score.tolist() == [0.9, 0.4, 0.2]
+
+
+def test_order_is_the_area_under_the_curve():
+    right = np.array([1.0, 0.0, 1.0, 0.0])
+    assert ordered(np.array([0.9, 0.1, 0.8, 0.2]), right) == 1
+    assert ordered(np.array([0.1, 0.9, 0.2, 0.8]), right) == 0
+    assert ordered(np.array([0.5, 0.5, 0.9, 0.7]), right) == pytest.approx(0.625)
+    assert ordered(np.array([0.5, 0.5]), np.ones(2)) is None
+
+
+def test_best_of_k_is_the_mean_over_all_subsets():
+    rng = np.random.default_rng(0)
+    samples = [sample(bool(rng.integers(2)), *rng.random(2)) for _ in range(6)]
+    records = [record(*samples)]
+    values = values_of(records, GSM8K, "product", calculator=False)
+    points = chosen(records, values)
+    assert [point.k for point in points] == [1, 2, 4, 6]
+    for point in points:
+        best = [max(s, key=lambda one: one["value"]) for s in combinations(samples, point.k)]
+        assert point.right[0] == pytest.approx(np.mean([one["correct"] for one in best]))
+        assert point.claimed[0] == pytest.approx(np.mean([one["scores"][-1] for one in best]))
+    assert points[0].nats == 0 and points[2].nats == pytest.approx(math.log(4) - 3 / 4)
+
+
+def test_values_are_those_of_a_run():
+    wrong = sample(False, 0.9, 0.9, text="<<1+1=3>>3\n#### 3", logprob=-8 * math.log(2))
+    cut = sample(False) | {"logprob": None}
+    records = [record(wrong, cut)]
+    assert values_of(records, GSM8K, "min", calculator=False).tolist() == [[0.9, -math.inf]]
+    assert values_of(records, GSM8K, "min", calculator=True).tolist() == [[0.0, -math.inf]]
+    [[likely, none]] = values_of(records, GSM8K, None, calculator=False)
+    assert likely == pytest.approx(1 / 4) and none == -math.inf
+    assert values_of(records, GSM8K, None, calculator=True)[0, 0] == 0
+
+
+def test_a_ratio_of_groups():
+    rng = np.random.default_rng(0)
+    assert tuple(ratio_interval([1, 2, 3], [2, 4, 6], rng)) == (0.5, 0.5, 0.5)
+    wide = ratio_interval([3, 0], [3, 3], rng)
+    assert tuple(wide) == (0.5, 0.0, 1.0)
+    for bad in (([1.0], [1.0, 2.0]), ([0.0], [0.0])):
+        with pytest.raises(ValueError, match="a ratio needs"):
+            ratio_interval(*bad, rng)
+
+
+def written(folder, *records):
+    with RecordStore(folder, {"task": "generated"}) as store:
+        for id, each in enumerate(records):
+            store.append(id, each)
+    return folder
+
+
+def test_the_page_says_how_much_of_the_gain_is_none(tmp_path):
+    # The scorer prefers wrong solutions: with two samples it sees a gain and there is a loss.
+    one = record(sample(True, 0.5), sample(False, 0.9))
+    page = calibration(run=written(tmp_path / "run", one, one), say=lambda line: None)
+    text = page.with_suffix(".md").read_text()
+    assert "goes from 70.0% to 90.0%, the share that is right from 50.0% to 0.0%" in text
+    assert "350% of the gain that it sees is none" in text
+    assert "accuracy is highest at 1 samples, 50.0%; at 2 it is -50.0 points" in text
+    assert f"| {LIKELIHOOD} | 0.500" in text
+    assert "Over-optimisation" in page.read_text()
+
+
+def test_a_run_without_step_scores_is_refused(tmp_path):
+    bare = sample(True) | {"value": 0.5}
+    with pytest.raises(ValueError, match="holds no step scores: evaluate with a scorer"):
+        calibration(run=written(tmp_path / "run", record(bare)))
+    old = {**record(), "samples": [{"correct": True}]}
+    with pytest.raises(ValueError, match="run of an earlier format"):
+        calibration(run=written(tmp_path / "old", old))
