@@ -17,12 +17,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, cast
 
-from torch import Tensor
-
 from evals.reasoning import in_threads, load_scorer
 from evals.records import write_atomically
 from reasoning.embedded import folder_of
-from reasoning.engines import Completion, Engine, EngineKind, Request, ScoreRequest, load_engine
+from reasoning.engines import (
+    Completion,
+    Engine,
+    EngineKind,
+    Request,
+    Score,
+    ScoreRequest,
+    load_engine,
+)
 from reasoning.reasoner import Reasoner
 from reasoning.strategies import Strategy
 from reasoning.tasks import Problem, find_task
@@ -44,7 +50,7 @@ class Noted:
         self.generated += requests
         return self.engine.generate(requests)
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """See `Engine`."""
         self.scored += requests
         return self.engine.score(requests)
@@ -171,8 +177,8 @@ def _forget(engines: Sequence[Noted]) -> None:
     """Begin anew: no request noted, no prompt cached."""
     for noted in engines:
         noted.generated, noted.scored = [], []
-        if hasattr(noted.engine, "salt"):
-            noted.engine.salt = str(time.monotonic_ns())
+        if hasattr(noted.engine, "forget"):
+            noted.engine.forget()
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -141,7 +141,9 @@ class LanguagePolicy:
         for i, seed in enumerate(seeds):
             text = texts[i // num]
             room = min(self.max_tokens, self.engine.context - len(text))
-            requests.append(Request(text, room, self.temperature, seed, stop))
+            thought = state[i // num]
+            key = thought.prompt if stop or thought.steps else None
+            requests.append(Request(text, room, self.temperature, seed, stop, key))
         # A solution that has filled the context goes no further; a prompt that long is refused.
         full = [r.max_tokens < 1 and bool(state[i // num].steps) for i, r in enumerate(requests)]
         completions = self._completed(requests, full)

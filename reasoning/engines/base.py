@@ -24,6 +24,8 @@ class Request(NamedTuple):
     temperature: float  # 0 takes the likeliest token
     seed: int  # alone decides the draws, whatever else is in the batch
     stop: tuple[str, ...] = ()  # ends with the first token that completes one of these, kept
+    cache_key: tuple[int, ...] | None = None  # of texts that go on from each other, as in a search:
+    # an engine may keep under it what it computes
 
 
 class Completion(NamedTuple):
@@ -32,7 +34,7 @@ class Completion(NamedTuple):
     tokens: tuple[int, ...]  # the token that ended it included, end-of-text left out
     finish: Finish
     logprobs: tuple[float, ...]  # of each token at temperature 1, and of end-of-text after them
-    prefilled: int  # prompt tokens computed for it; 0 where another request had the same prompt
+    prefilled: int  # prompt tokens computed for it; none where another request had the same prompt
     reason: str = ""  # of a failure, in one sentence
 
     @property
@@ -53,6 +55,14 @@ class ScoreRequest(NamedTuple):
     positions: tuple[int, ...]  # each reads what follows tokens[position]
     options: tuple[int, ...]  # the token ids compared
     shared: int = 0  # so many leading tokens, before any position, other requests may share
+    cache_key: tuple[int, ...] | None = None  # as in `Request`
+
+
+class Score(NamedTuple):
+    """What was read for one request."""
+
+    logprobs: Tensor  # [positions, options], among the options alone; NaN where it failed
+    read: int  # tokens computed for it, those not that were known or that another's text shares
 
 
 class Turn(NamedTuple):
@@ -132,9 +142,8 @@ class Engine(Encoder, Protocol):
         """
         ...
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
-        """Per request, log-probabilities [positions, options] among its options alone; all NaN
-        where the request failed alone.
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
+        """One score per request, in order; all NaN where the request failed alone.
 
         Raises ValueError where a text does not fit in the model's context, and EngineError where
         the engine is gone.

@@ -62,3 +62,9 @@ def make_cache(config: Any) -> DynamicCache:
         RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]
     return cache
+
+
+def plain(cache: DynamicCache) -> bool:
+    """Whether all layers keep the keys and values of all tokens, so that parts can be put together
+    again; those with a sliding window, or with another kind of state, do not."""
+    return bool(cache.layers) and all(type(layer) is RoomyLayer for layer in cache.layers)

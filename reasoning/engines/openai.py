@@ -16,6 +16,7 @@ from reasoning.engines.base import (
     Fill,
     Finish,
     Request,
+    Score,
     ScoreRequest,
     Turn,
     failure,
@@ -144,7 +145,7 @@ class OpenAIEngine(Vocabulary):
         shares = spread(text, len(tokens), pieces, logprobs)
         return Completion(tokens, finish, shares, _prefilled(answer, len(request.tokens), first))
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """See `Engine`."""
         for request in requests:
             if len(request.tokens) > self.context:
@@ -155,9 +156,18 @@ class OpenAIEngine(Vocabulary):
         asked = [(request, place) for request in requests for place in request.positions]
         answers = iter(self.client.post("/completions", [self._reading(*one) for one in asked]))
         return [
-            torch.stack([self._read_options(next(answers), request) for _ in request.positions])
+            self._scored(request, [next(answers) for _ in request.positions])
             for request in requests
         ]
+
+    def _scored(self, request: ScoreRequest, answers: Sequence[dict[str, Any] | Refused]) -> Score:
+        """The score of a request, by the answers about its positions."""
+        read = [
+            0 if isinstance(answer, Refused) else _prefilled(answer, place + 1, first=True)
+            for answer, place in zip(answers, request.positions, strict=True)
+        ]
+        found = [self._read_options(answer, request) for answer in answers]
+        return Score(torch.stack(found), sum(read))
 
     def _reading(self, request: ScoreRequest, place: int) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -276,7 +286,7 @@ class ChatEngine:
             self.encode(text), finish, shares, _prefilled(answer, len(request.tokens), first)
         )
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """See `Engine`. There is no such thing: ValueError."""
         if not requests:
             return []

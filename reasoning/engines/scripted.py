@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from reasoning.engines.base import Completion, Fill, Finish, Request, ScoreRequest, Turn
+from reasoning.engines.base import Completion, Fill, Finish, Request, Score, ScoreRequest, Turn
 
 Script = Callable[[str], Sequence[tuple[str, float]]]
 """From the text so far to its possible continuations and their weights."""
@@ -91,23 +91,21 @@ class ScriptedEngine:
             return "length", request.max_tokens
         return ("eos" if len(said) < len(text) else None), len(said)
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """See `Engine`."""
         self._count(len(requests))
-        return [
-            torch.tensor(
-                [
-                    [
-                        self.options(self.decode(request.tokens[: at + 1]), chr(option))
-                        for option in request.options
-                    ]
-                    for at in request.positions
-                ]
-            )
-            .log()
-            .log_softmax(-1)
-            for request in requests
+        return [Score(self._read(request), len(request.tokens)) for request in requests]
+
+    def _read(self, request: ScoreRequest) -> Tensor:
+        """Log-probabilities [positions, options]."""
+        weights = [
+            [
+                self.options(self.decode(request.tokens[: at + 1]), chr(option))
+                for option in request.options
+            ]
+            for at in request.positions
         ]
+        return torch.tensor(weights).log().log_softmax(-1)
 
     @property
     def fill(self) -> Fill:

@@ -6,14 +6,13 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from torch import Tensor
-
 from reasoning.engines.base import (
     Completion,
     Engine,
     EngineError,
     Fill,
     Request,
+    Score,
     ScoreRequest,
     Turn,
 )
@@ -72,7 +71,7 @@ class Shared:
         """See `Engine`."""
         return self._ask("generate", requests)
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """See `Engine`."""
         return self._ask("score", requests)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from reasoning.engines.base import Completion, Fill, Finish, Request, ScoreRequest
+from reasoning.engines.base import Completion, Fill, Finish, Request, Score, ScoreRequest
+from reasoning.engines.prefixes import Piece, Prefixes
 from reasoning.engines.vocabulary import INSTRUCTION, Vocabulary, unavailable
 
 END, CLOSE = 2, 1  # what a token may end, see `TransformersEngine.marks`
@@ -24,10 +25,12 @@ class TransformersEngine(Vocabulary):
     instruction: for the chat template, said before the question.
     max_batch: rows computed at once.
     device, dtype: by default CUDA where there is one; float32 on CPU, the checkpoint's own on CUDA.
+    reuse: GiB kept of the keys and values of texts that a search goes on from; 0: none.
 
     Sampling draws one uniform number per token from the request's own seed and inverts the
     cumulative distribution, so a completion depends on its batch only through rounding. Requests
-    with equal prompts share one prefill and its KV cache.
+    with equal prompts share one prefill and its KV cache; of requests with a cache key, only the
+    tokens are computed that were not computed under it before.
 
     One thread at a time; `Shared` makes it an engine for many.
     """
@@ -41,8 +44,9 @@ class TransformersEngine(Vocabulary):
         max_batch: int = 256,
         device: str | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+        reuse: float = 1.0,
     ) -> None:
-        from reasoning.engines.cache import make_cache
+        from reasoning.engines.cache import make_cache, plain
 
         super().__init__(model, chat=chat, instruction=instruction)
         self.make_cache = make_cache
@@ -55,7 +59,12 @@ class TransformersEngine(Vocabulary):
         ends = self.tokenizer.eos_token_id if ends is None else ends
         self.ends = frozenset([ends] if isinstance(ends, int) else ends or [])
         self.fill = Fill(0, 0)
+        self.prefixes = Prefixes(int(reuse * 2**30) * plain(make_cache(self.model.config)))
         self._marks: dict[tuple[str, ...], Tensor] = {}
+
+    def forget(self) -> None:
+        """Keep nothing of what was computed so far."""
+        self.prefixes = Prefixes(self.prefixes.room)
 
     def close(self) -> None:
         """See `Engine`. The weights go with the last reference to the engine."""
@@ -95,18 +104,22 @@ class TransformersEngine(Vocabulary):
             yield order[start : start + self.max_batch]
 
     def _generate(self, requests: list[Request]) -> list[Completion]:
-        prompts = list(dict.fromkeys(request.tokens for request in requests))
-        rows = _Rows(self, requests)
-        cache, mask, logits = self._prefill(prompts, [request.tokens for request in requests])
+        texts = [Text(request.tokens, request.cache_key) for request in requests]
+        rows, begun = _Rows(self, requests), self._begin(texts, logits=True)
+        cache, mask, logits = begun.cache, begun.mask, begun.logits
+        assert logits is not None
         while True:
             self._count(rows.growing)
             last = rows.advance(logits)
+            keep = rows.compact() if rows.growing else None
+            if keep is not None or not rows.growing:
+                self._remember(rows, begun)
             if not rows.growing:
                 break
-            keep = rows.compact()
             if keep is not None:
                 cache.batch_select_indices(keep)
                 mask, last = mask[keep], last[keep]
+                rows.index = rows.index[keep]
             mask = torch.cat([mask, mask.new_ones((len(mask), 1))], 1)
             out = self.model(
                 input_ids=last.unsqueeze(1),
@@ -115,12 +128,28 @@ class TransformersEngine(Vocabulary):
                 past_key_values=cache,
                 use_cache=True,
             )
-            cache, logits = out.past_key_values, out.logits[:, -1]
-        first = {requests[i].tokens: i for i in reversed(range(len(requests)))}
+            logits = out.logits[:, -1]
         return [
-            completion._replace(prefilled=len(request.tokens) * (first[request.tokens] == i))
-            for i, (request, completion) in enumerate(zip(requests, rows.results(), strict=True))
+            completion._replace(prefilled=computed)
+            for completion, computed in zip(rows.results(), begun.computed, strict=True)
         ]
+
+    def _remember(self, rows: _Rows, begun: Begun) -> None:
+        """Keep the states of the steps that have ended, as long as they are in the cache."""
+        ended = [
+            (row, i)
+            for row, i in enumerate(rows.index.tolist())
+            if begun.ends[i] is not None and rows.finish.get(i, ("", 0))[0] == "stop"
+        ]
+        if not ended:
+            return
+        start = begun.mask.shape[1]
+        states = _states(begun.cache, start)
+        for row, i in ended:
+            length = rows.finish[i][1] - 1  # the last token has not been computed yet
+            if length:
+                tokens = tuple(rows.tokens[i, :length].tolist())
+                self.prefixes.add(begun.ends[i], tokens, states[:, :, row, :, :length].clone())
 
     def _count(self, rows: int) -> None:
         """Note that one model step computed so many rows."""
@@ -158,7 +187,7 @@ class TransformersEngine(Vocabulary):
     # Scoring
 
     @torch.inference_mode()
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """See `Engine`. Requests that share their leading tokens share one prefill of these."""
         longest = max((len(request.tokens) for request in requests), default=0)
         if longest > self.context:
@@ -166,59 +195,160 @@ class TransformersEngine(Vocabulary):
                 f"a text of {longest} tokens to score does not fit in the {self.context} tokens of "
                 f"{self.name}"
             )
-        done: dict[int, Tensor] = {}
+        done: dict[int, Score] = {}
         for batch in self._batches([request.tokens for request in requests]):
             chosen = [requests[i] for i in batch]
-            for i, logits in zip(batch, self._score(chosen), strict=True):
-                done[i] = logits.float().log_softmax(-1).cpu()
+            for i, score in zip(batch, self._score(chosen), strict=True):
+                done[i] = score
         return [done[i] for i in range(len(requests))]
 
-    def _score(self, requests: list[ScoreRequest]) -> list[Tensor]:
-        """Logits [positions, options] of each request."""
-        heads = list(dict.fromkeys(request.tokens[: request.shared] for request in requests))
-        rests = [request.tokens[request.shared :] for request in requests]
-        mask, cache = torch.zeros((len(requests), 0), dtype=torch.int64), None
-        if len(heads) < len(requests) and heads != [()]:
-            cache, mask, _ = self._prefill(heads, [r.tokens[: r.shared] for r in requests])
-        else:
-            rests = [request.tokens for request in requests]
-        tokens, rest_mask = self._pad(rests)
-        mask = torch.cat([mask.to(self.device), rest_mask], 1)
+    def _score(self, requests: list[ScoreRequest]) -> list[Score]:
+        heads = [Text(request.tokens[: request.shared], request.cache_key) for request in requests]
+        if len(set(heads)) == len(heads) and not any(head.key for head in heads):
+            heads = [Text((), None)] * len(heads)  # nothing is shared
+        begun = self._begin(heads, logits=False)
+        rests = [r.tokens[len(head.tokens) :] for r, head in zip(requests, heads, strict=True)]
+        tokens, mask = self._pad(rests)
         # Texts end together: a position is counted from the right edge.
         places = [[tokens.shape[1] - len(r.tokens) + p for p in r.positions] for r in requests]
         read = sorted({place for row in places for place in row})
+        out = self._forward(begun.cache, torch.cat([begun.mask, mask], 1), tokens, read)
+        self._count(len(requests))
+        if any(end is not None for end in begun.ends):
+            states = _states(begun.cache, begun.mask.shape[1])
+            for row, (end, rest) in enumerate(zip(begun.ends, rests, strict=True)):
+                if end is not None:
+                    self.prefixes.add(end, rest, states[:, :, row, :, -len(rest) :].clone())
+        where = {place: i for i, place in enumerate(read)}
+        return [
+            Score(
+                out[row, [where[place] for place in placed]][:, list(request.options)]
+                .float()
+                .log_softmax(-1)
+                .cpu(),
+                begun.computed[row] + len(rests[row]),
+            )
+            for row, (request, placed) in enumerate(zip(requests, places, strict=True))
+        ]
+
+    # What both begin with
+
+    def _begin(self, texts: Sequence[Text], *, logits: bool) -> Begun:
+        """Compute what a batch of texts begins with, equal ones once, and known pieces not at all.
+
+        With `logits` those of each text's next token are wanted, so that its last token is computed
+        in any case.
+        """
+        found = list(dict.fromkeys(texts))
+        paths = [self._known(text, len(text.tokens) - logits) for text in found]
+        known = [sum(len(piece.tokens) for piece in path) for path in paths]
+        cache, mask = self._laid_out(paths, known)
+        rests = [text.tokens[length:] for text, length in zip(found, known, strict=True)]
+        last = None
+        if any(rests):
+            tokens, rest_mask = self._pad(rests)
+            start, mask = mask.shape[1], torch.cat([mask, rest_mask], 1)
+            last = self._forward(cache, mask, tokens, 1)[:, -1]
+            self._extend(paths, rests, cache, start)
+        where = {text: i for i, text in enumerate(found)}
+        rows = [where[text] for text in texts]
+        source = torch.tensor(rows, device=self.device)
+        if mask.shape[1] and rows != list(range(len(found))):
+            cache.batch_select_indices(source)
+        first = {row: i for i, row in reversed(list(enumerate(rows)))}
+        return Begun(
+            cache,
+            mask[source],
+            None if last is None else last[source],
+            [len(rests[row]) * (first[row] == i) for i, row in enumerate(rows)],
+            [paths[row][-1] if paths[row] else None for row in rows],
+        )
+
+    def _known(self, text: Text, most: int) -> list[Piece]:
+        """The pieces that a text begins with; none where it has no key."""
+        if text.key is None or not self.prefixes.room:
+            return []
+        return self.prefixes.find(text.key, text.tokens, most)
+
+    def _laid_out(self, paths: list[list[Piece]], known: list[int]) -> tuple[Any, Tensor]:
+        """A cache that holds the known states of each text, ending together, and its mask."""
+        cache, width = self.make_cache(self.model.config), max(known)
+        mask = torch.zeros((len(paths), width), dtype=torch.int64, device=self.device)
+        if not width:
+            return cache, mask
+        some = next(piece.states for path in paths for piece in path[1:])
+        assert some is not None
+        layers, two, heads, _, size = some.shape
+        whole = some.new_zeros((layers, two, len(paths), heads, width, size))
+        for row, (path, length) in enumerate(zip(paths, known, strict=True)):
+            mask[row, width - length :] = 1
+            at = width - length
+            for piece in path[1:]:
+                assert piece.states is not None
+                whole[:, :, row, :, at : at + len(piece.tokens)] = piece.states
+                at += len(piece.tokens)
+        for number, (keys, values) in enumerate(whole):
+            cache.update(keys, values, number)
+        return cache, mask
+
+    def _extend(
+        self, paths: list[list[Piece]], rests: list[tuple[int, ...]], cache: Any, start: int
+    ) -> None:
+        """Keep what was computed of texts that have a key, behind the pieces that were known.
+
+        The last token is a piece of its own: whoever asks for the same text again computes it only.
+        """
+        if any(paths):
+            states = _states(cache, start)
+            for row, (path, rest) in enumerate(zip(paths, rests, strict=True)):
+                if not path or not rest:
+                    continue
+                own = states[:, :, row, :, -len(rest) :]
+                for part in (slice(-1), slice(-1, None)):
+                    if rest[part]:
+                        states_of = own[..., part, :].clone()
+                        path.append(self.prefixes.add(path[-1], rest[part], states_of))
+
+    def _forward(self, cache: Any, mask: Tensor, tokens: Tensor, keep: int | list[int]) -> Tensor:
+        """Logits [n, positions, V] at those of the new `tokens` [n, t] that are to be kept, or the
+        last so many; `mask` [n, T] covers the cache and them."""
+        kept = keep if isinstance(keep, int) else torch.tensor(keep, device=self.device)
         out = self.model(
             input_ids=tokens,
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :],
             past_key_values=cache,
-            logits_to_keep=torch.tensor(read, device=self.device),
-        )
-        self._count(len(requests))
-        where = {place: i for i, place in enumerate(read)}
-        return [
-            out.logits[row, [where[place] for place in placed]][:, list(request.options)]
-            for row, (request, placed) in enumerate(zip(requests, places, strict=True))
-        ]
-
-    def _prefill(
-        self, prompts: list[tuple[int, ...]], wanted: Sequence[tuple[int, ...]]
-    ) -> tuple[Any, Tensor, Tensor]:
-        """Cache, mask [n, L] and next-token logits [n, V] of n `wanted` prompts, each computed
-        once."""
-        where = {prompt: i for i, prompt in enumerate(prompts)}
-        source = torch.tensor([where[prompt] for prompt in wanted], device=self.device)
-        tokens, mask = self._pad(prompts)
-        out = self.model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            past_key_values=self.make_cache(self.model.config),
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=kept,
         )
-        out.past_key_values.batch_select_indices(source)
-        return out.past_key_values, mask[source], out.logits[:, -1][source]
+        return out.logits
+
+
+class Text(NamedTuple):
+    """Tokens, and the key under which what goes on from them may be kept."""
+
+    tokens: tuple[int, ...]
+    key: tuple[int, ...] | None
+
+
+class Begun(NamedTuple):
+    """What a batch of n texts goes on from."""
+
+    cache: Any
+    mask: Tensor  # int64 [n, T]
+    logits: Tensor | None  # of the next tokens [n, V]
+    computed: list[int]  # tokens computed for each, once for equal ones
+    ends: list[Piece | None]  # after which pieces may be kept
+
+
+def _states(cache: Any, start: int) -> Tensor:
+    """Keys and values from a token on: [layers, 2, n, heads, tokens, size]."""
+    return torch.stack(
+        [
+            torch.stack((layer.keys[..., start:, :], layer.values[..., start:, :]))
+            for layer in cache.layers
+        ]
+    )
 
 
 class _Rows:
@@ -290,13 +420,11 @@ class _Rows:
         return any(text in tail for text in stop)
 
     def compact(self) -> Tensor | None:
-        """Drop the finished rows when they are at least a quarter; which rows [n] stay, or None."""
+        """Which rows [n] stay when the finished ones, at least a quarter, are dropped; or None."""
         if self.growing > 0.75 * len(self.index):
             return None
         stay = [row for row, i in enumerate(self.index.tolist()) if i not in self.finish]
-        keep = torch.tensor(stay, device=self.engine.device)
-        self.index = self.index[keep]
-        return keep
+        return torch.tensor(stay, device=self.engine.device)
 
     def results(self) -> list[Completion]:
         """The completions in the order of the requests."""

@@ -6,7 +6,9 @@ import itertools
 import os
 import queue
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from multiprocessing import active_children
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -20,6 +22,7 @@ from reasoning.engines.base import (
     EngineError,
     Fill,
     Request,
+    Score,
     ScoreRequest,
     failure,
 )
@@ -107,7 +110,7 @@ class VLLMEngine(Vocabulary):
         outputs = self._ask([_Sequence(r.tokens, self._sampling(r)) for r in requests])
         return [_completion(output, self.ends) for output in outputs]
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """See `Engine`."""
         for request in requests:
             if len(request.tokens) > self.context:
@@ -125,9 +128,13 @@ class VLLMEngine(Vocabulary):
             )
         )
         return [
-            torch.stack([_logprobs(next(outputs), request.options) for _ in request.positions])
+            scored(outputs, request, partial(_logprobs, options=request.options))
             for request in requests
         ]
+
+    def forget(self) -> None:
+        """Let no request find a prompt that was cached before."""
+        self.salt = str(time.monotonic_ns())
 
     def close(self) -> None:
         """See `Engine`."""
@@ -311,8 +318,21 @@ def _completion(output: Any, ends: frozenset[int]) -> Completion:
         tokens[:-1] if ended else tokens,
         "eos" if ended else drawn.finish_reason,
         tuple(drawn.logprobs.logprobs),
-        len(output.prompt_token_ids) - (output.num_cached_tokens or 0),
+        _computed(output),
     )
+
+
+def scored(outputs: Iterator[Any], request: ScoreRequest, read: Callable[[Any], Tensor]) -> Score:
+    """The score of a request, an output for each of its positions."""
+    own = [next(outputs) for _ in request.positions]
+    return Score(torch.stack([read(output) for output in own]), sum(map(_computed, own)))
+
+
+def _computed(output: Any) -> int:
+    """Prompt tokens that were computed: those not in the cache, none of a refused request."""
+    if isinstance(output, Exception):
+        return 0
+    return len(output.prompt_token_ids) - (output.num_cached_tokens or 0)
 
 
 def _logprobs(output: Any, options: tuple[int, ...]) -> Tensor:

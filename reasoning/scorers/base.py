@@ -60,9 +60,9 @@ class ReadingScorer(ABC):
                 rows.append(row)
                 requests.append(request)
         results = self.engine.score(requests) if requests else []
-        for row, request, logprobs in zip(rows, requests, results, strict=True):
-            scores[row] = tuple(logprobs[:, 0].exp().tolist())
-            read[row] = len(request.tokens)
+        for row, found in zip(rows, results, strict=True):
+            scores[row] = tuple(found.logprobs[:, 0].exp().tolist())
+            read[row] = found.read
         return scores, read
 
     def request(self, thought: Thought, new: int) -> ScoreRequest | None:
@@ -70,7 +70,10 @@ class ReadingScorer(ABC):
         layout = None if self.plain(thought.question) is None else self.layout(thought, new)
         if layout is None:
             return None
-        return ScoreRequest(layout.tokens, layout.places, self.options, layout.shared)
+        # Some of it was read before, or will have been when the solution has gone on.
+        grows = new < len(thought.steps) or thought.finish == "open"
+        key = thought.prompt if grows else None
+        return ScoreRequest(layout.tokens, layout.places, self.options, layout.shared, key)
 
     def unread(self, thought: Thought, added: int) -> int:
         """How many of the last `added` steps are to be judged."""

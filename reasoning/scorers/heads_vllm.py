@@ -8,14 +8,15 @@ and the head, which is small, is computed by the same code as in `reasoning.scor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from reasoning.engines.base import Completion, Request, ScoreRequest
-from reasoning.engines.vllm import VLLMEngine, _Sequence
+from reasoning.engines.base import Completion, Request, Score, ScoreRequest
+from reasoning.engines.vllm import VLLMEngine, _Sequence, scored
 from reasoning.scorers.heads import classes, load_head, mute
 
 BACKBONES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
@@ -58,7 +59,7 @@ class VLLMHeadEngine(VLLMEngine):
         """Refused."""
         return mute(self.name)
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """See `Engine`."""
         from vllm import PoolingParams
 
@@ -76,8 +77,8 @@ class VLLMHeadEngine(VLLMEngine):
         ]
         outputs = iter(self._ask(prompts))
         return [
-            torch.stack([self._logprobs(next(outputs), r.options) for _ in r.positions])
-            for r in requests
+            scored(outputs, request, partial(self._logprobs, options=request.options))
+            for request in requests
         ]
 
     def _logprobs(self, output: Any, options: tuple[int, ...]) -> Tensor:

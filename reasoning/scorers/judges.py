@@ -68,11 +68,15 @@ class SelfCritique:
         asked = [prompt for row, good in zip(rows, fits, strict=True) if good for prompt in row]
         requests = [ScoreRequest(prompt, (len(prompt) - 1,), self.options) for prompt in asked]
         results = iter(self.engine.score(requests) if requests else [])
-        scores = [
-            tuple(float(next(results)[0, 0].exp()) for _ in row) if good else None
+        found = [
+            [next(results) for _ in row] if good else None
             for row, good in zip(rows, fits, strict=True)
         ]
-        return scores, [_length(row) * good for row, good in zip(rows, fits, strict=True)]
+        scores = [
+            None if own is None else tuple(float(one.logprobs[0, 0].exp()) for one in own)
+            for own in found
+        ]
+        return scores, [sum(one.read for one in own or []) for own in found]
 
 
 VERDICTS = {"sure": 20.0, "likely": 1.0, "impossible": 0.001}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from reasoning.engines import (
     TransformersEngine,
 )
 from reasoning.engines.cache import RoomyLayer, make_cache
+from reasoning.engines.prefixes import Prefixes
 from tests.language import recite, save_tiny_model, scripted
 
 TEMPLATE = "{% for m in messages %}<s>[{{ m.role }}] {{ m.content }}{% endfor %} [assistant] "
@@ -236,6 +238,101 @@ def test_the_roomy_cache_is_the_librarys(engine):
         torch.testing.assert_close(ours.values, theirs.values)
 
 
+# ------------------------------------------------------------------------------ going on
+
+
+def grown(engine: TransformersEngine, key: bool, rounds: int = 4) -> list[list[Completion]]:
+    """Three texts for each of two questions that grow by steps, all of them at once."""
+    heads = [engine.encode_prompt(question) for question in ("1+2", "What is 70+80, in eggs?")]
+    texts, said = [(head, head) for head in heads for _ in range(3)], []
+    for number in range(rounds):
+        requests = [
+            Request(text, 12, 1.2, 100 * number + i, ("\n", "a", "e", "1"), head if key else None)
+            for i, (head, text) in enumerate(texts)
+        ]
+        said.append(engine.generate(requests))
+        texts = [
+            (head, text + completion.tokens)
+            for (head, text), completion in zip(texts, said[-1], strict=True)
+        ]
+    return said
+
+
+@pytest.mark.parametrize("max_batch", [256, 4])
+def test_what_is_known_is_not_computed_again(folder, max_batch):
+    plain = TransformersEngine(folder, device="cpu", max_batch=max_batch, reuse=0)
+    engine = TransformersEngine(folder, device="cpu", max_batch=max_batch)
+    whole, reused = grown(plain, True), grown(engine, True)
+    assert [[c.finish for c in row] for row in whole] != [["length"] * 6] * 4
+    for ours, theirs in zip(reused, whole, strict=True):
+        assert all(map(same, ours, theirs))
+    assert [[c.prefilled for c in row] for row in grown(engine, False)] == [
+        [c.prefilled for c in row] for row in whole
+    ]
+    for before, after in pairwise(reused):
+        for step, later in zip(before, after, strict=True):
+            # What ended by itself leaves its last token, anything else is read again.
+            new = 1 if step.finish == "stop" else max(1, len(step.tokens))
+            assert later.prefilled in (0, new)
+
+
+def test_what_does_not_fit_is_computed_again(folder):
+    engine = TransformersEngine(folder, device="cpu")
+    whole = grown(engine, False)
+    for room in (0, 1, 100_000):
+        engine.prefixes.room = room
+        engine.forget()
+        assert all(
+            same(*pair)
+            for ours, theirs in zip(grown(engine, True), whole, strict=True)
+            for pair in zip(ours, theirs, strict=True)
+        )
+        assert engine.prefixes.bytes <= room
+        assert engine.prefixes.bytes == sum(tree.bytes for tree in engine.prefixes.trees.values())
+
+
+def test_the_oldest_key_goes_first():
+    kept = Prefixes(room=3 * 4)
+    states = torch.zeros(1)
+    for key in "abc":
+        kept.add(kept.find(key, (1, 2), 2)[-1], (1, 2), states)
+    kept.find("a", (1, 2), 2)
+    kept.add(kept.find("d", (1,), 1)[-1], (1,), states)
+    assert [len(kept.find(key, (1, 2), 2)) for key in "acd"] == [2, 2, 2]
+    assert len(kept.find("b", (1, 2), 2)) == 1
+    assert len(kept.find("a", (1, 2), 1)) == 1  # a piece is taken whole or not at all
+
+
+def test_the_longest_known_text_is_found():
+    kept = Prefixes(room=100)
+    [root] = kept.find("a", (1, 2, 3, 4), 4)
+    one = kept.add(root, (1, 2), torch.zeros(1))
+    kept.add(root, (1,), torch.zeros(1))
+    two = kept.add(one, (3,), torch.zeros(1))
+    assert kept.add(one, (3,), torch.ones(1)) is two
+    assert kept.find("a", (1, 2, 3, 4), 4) == [root, one, two]
+    assert kept.find("a", (1, 2, 4), 3) == [root, one]
+    assert kept.find("b", (1, 2, 4), 3)[-1].tokens == ()
+
+
+def test_growing_texts_are_scored_as_if_they_were_new(folder):
+    engine = TransformersEngine(folder, device="cpu")
+    head, options = engine.encode_prompt("1+2"), engine.encode("+")[:1] + engine.encode("-")[:1]
+    lines = [engine.encode(text) for text in ("It is 3.\n", "3+4=7\n", "#### 7")]
+    for upto in range(1, 4):
+        text = head + tuple(token for line in lines[:upto] for token in line)
+        shared = len(text) - len(lines[upto - 1])
+        request = ScoreRequest(text, (len(text) - 1,), options, shared, head)
+        other = request._replace(tokens=(*text[:-1], text[-1] + 1))
+        for asked in (request, other):
+            [alone] = engine.score([asked._replace(cache_key=None)])
+            [known] = engine.score([asked])
+            torch.testing.assert_close(known.logprobs, alone.logprobs, atol=1e-4, rtol=1e-4)
+            assert alone.read == len(text)
+            new = len(text) if upto == 1 and asked is request else len(lines[upto - 1])
+            assert known.read == new
+
+
 # ------------------------------------------------------------------------------ scoring
 
 
@@ -269,14 +366,14 @@ def test_scores_are_those_of_a_plain_forward(engine, which, max_batch):
     for request, result in zip(requests, results, strict=True):
         table = logprobs_of(engine, request.tokens)[list(request.positions)]
         wanted = table[:, list(request.options)].log_softmax(-1)
-        assert result.shape == (len(request.positions), len(request.options))
-        torch.testing.assert_close(result, wanted, atol=1e-4, rtol=1e-4)
+        assert result.logprobs.shape == (len(request.positions), len(request.options))
+        torch.testing.assert_close(result.logprobs, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_scripted_scores_are_normalised_weights():
     engine = ScriptedEngine(lambda _: [("", 1.0)], lambda text, o: 3.0 if o == text[-1] else 1.0)
     (result,) = engine.score([ScoreRequest((65, 66), (0, 1), (65, 66))])
-    torch.testing.assert_close(result.exp(), torch.tensor([[0.75, 0.25], [0.25, 0.75]]))
+    torch.testing.assert_close(result.logprobs.exp(), torch.tensor([[0.75, 0.25], [0.25, 0.75]]))
 
 
 # ------------------------------------------------------------------------------ prompts and errors
@@ -326,7 +423,7 @@ def test_requests_beyond_the_context_are_refused(engine):
 
 def test_texts_to_score_beyond_the_context_are_refused(engine):
     text = tuple(range(3, 3 + engine.context))
-    assert engine.score([ScoreRequest(text, (5, 255), (7, 8))])[0].shape == (2, 2)
+    assert engine.score([ScoreRequest(text, (5, 255), (7, 8))])[0].logprobs.shape == (2, 2)
     with pytest.raises(ValueError, match="257 tokens to score does not fit in the 256") as error:
         engine.score([ScoreRequest((*text, 3), (5,), (7, 8))])
     one_sentence(error)

@@ -11,7 +11,7 @@ import torch
 
 from mbrl_core import MCTS, Budget, generator
 from mbrl_core.testing import check_model, check_planner
-from reasoning.engines import ScriptedEngine, TransformersEngine, failure
+from reasoning.engines import Score, ScriptedEngine, TransformersEngine, failure
 from reasoning.rap import CLOSING, INSTRUCTION, Dialogue, Rap, RapPolicy, RapWorld, SubQuestion
 from reasoning.reasoner import Reasoner
 from reasoning.strategies import rap
@@ -295,7 +295,9 @@ class Flaky(Counting):
     def score(self, requests):
         fails = self.part == "score"
         return [
-            found * math.nan if fails and self.bad in self.decode(r.tokens) else found
+            Score(found.logprobs * math.nan, 0)
+            if fails and self.bad in self.decode(r.tokens)
+            else found
             for r, found in zip(requests, super().score(requests), strict=True)
         ]
 

@@ -149,7 +149,7 @@ def test_scores_are_those_of_transformers(engine, here):
     long = tuple(3 + i % 1000 for i in range(engine.context))
     requests.append(ScoreRequest(long, (0, len(long) - 1), options[:2]))
     for ours, theirs in zip(engine.score(requests), here.score(requests), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
+        torch.testing.assert_close(ours.logprobs, theirs.logprobs, atol=1e-3, rtol=0)
 
 
 def test_what_does_not_fit_is_refused_here(engine):
@@ -167,7 +167,7 @@ def test_what_vllm_refuses_has_failed_alone(engine, here):
     assert (bad.tokens, bad.finish) == ((), "failed") and "vocabulary" in bad.reason
     asked = [ScoreRequest(r.tokens, (len(r.tokens) - 1,), (5, 6)) for r in (unknown, fine)]
     bad_score, good_score = engine.score(asked)
-    assert bad_score.isnan().all() and good_score.exp().sum() == pytest.approx(1)
+    assert bad_score.logprobs.isnan().all() and good_score.logprobs.exp().sum() == pytest.approx(1)
 
 
 def test_a_temperature_that_vllm_does_not_know_is_told(beside, here):
