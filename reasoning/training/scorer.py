@@ -4,7 +4,9 @@ Format, as in Math-Shepherd (Wang et al. 2024): every solution line is followed 
 ``<step>``; at the tag, ``P(+) = softmax(logit of "+", logit of "-")`` is the score of the step.
 
 Labels are automatic, by Monte Carlo: a line is worth the share of the language model's own
-completions from there that come to the right answer (`reasoning/training/samples.py`).
+completions from there that come to the right answer (`reasoning/training/samples.py`). Most of what
+these labels say is how hard the problem is, which chooses no solution; so the right solutions of a
+problem are also compared with its wrong ones (as in Ouyang et al. 2022, equation 1).
 """
 
 import copy
@@ -83,15 +85,28 @@ def encode_trees(
     return Trees(Corpus(tokens, np.array(starts), np.array(prompts)), positions, branches, labels)
 
 
-def assemble_trees(
-    trees: Trees, rows: Sequence[tuple[int, ...]], length: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tensors of packed rows: ids, positions, mask ``[R, 1, T, T]`` and labels ``[R, T]``.
+class Batch(NamedTuple):
+    """Packed rows of trees; a solution sees its own prompt and itself, not its siblings.
 
-    A solution sees its own prompt and itself, not its siblings.
+    Fields:
+        ids, positions: int64 ``[R, T]``.
+        mask: bool ``[R, 1, T, T]``, who sees whom.
+        labels: float32 ``[R, T]``, at a tag what the line is worth, -1 elsewhere.
+        ends: int64 ``[R, T]``, at a solution's last tag the number of its problem, -1 elsewhere.
     """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    mask: torch.Tensor
+    labels: torch.Tensor
+    ends: torch.Tensor
+
+
+def assemble_trees(trees: Trees, rows: Sequence[tuple[int, ...]], length: int) -> Batch:
+    """The batch of packed rows, each some documents of ``trees``."""
     shape = (len(rows), length)
     ids, positions, branches = (np.zeros(shape, np.int64) for _ in range(3))
+    ends = np.full(shape, -1)
     documents, labels = np.full(shape, -1), np.full(shape, -1, np.float32)
     for r, row in enumerate(rows):
         at = 0
@@ -101,13 +116,16 @@ def assemble_trees(
             ids[here], positions[here] = trees.corpus.tokens[span], trees.positions[span]
             branches[here], labels[here] = trees.branches[span], trees.labels[span]
             documents[here] = d
+            branch = trees.branches[span]
+            ends[here] = np.where((branch > 0) & (branch != np.append(branch[1:], 0)), d, -1)
             at += span.stop - span.start
-    own, branch = torch.from_numpy(documents), torch.from_numpy(branches)
+    own, apart = torch.from_numpy(documents), torch.from_numpy(branches)
     sees = (own[:, :, None] == own[:, None, :]) & (
-        (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
+        (apart[:, None, :] == 0) | (apart[:, :, None] == apart[:, None, :])
     )
     mask = (sees & torch.ones(length, length, dtype=torch.bool).tril())[:, None]
-    return torch.from_numpy(ids), torch.from_numpy(positions), mask, torch.from_numpy(labels)
+    rest = (torch.from_numpy(array) for array in (labels, ends))
+    return Batch(torch.from_numpy(ids), torch.from_numpy(positions), mask, *rest)
 
 
 def sign_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
@@ -138,22 +156,31 @@ def deepen(lm: LlamaForCausalLM, extra: int) -> LlamaForCausalLM:
     return model
 
 
-def scorer_loss(
+def log_odds(
     model: LlamaForCausalLM,
     signs: torch.Tensor,
     ids: torch.Tensor,
     positions: torch.Tensor,
     mask: torch.Tensor,
-    labels: torch.Tensor,
 ) -> torch.Tensor:
-    """Mean cross entropy over the tags; ``signs`` holds the ids of ``-`` and ``+``, in nats."""
+    """Logit of ``+`` over that of ``-`` at every token [R, T]; ``signs`` holds the ids of both."""
     hidden = model.model(
         input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False
     ).last_hidden_state
-    wrong, right = F.linear(hidden, model.lm_head.weight[signs]).float().log_softmax(-1).unbind(-1)
-    each = -(labels * right + (1 - labels) * wrong)
-    tags = labels >= 0
-    return torch.where(tags, each, 0.0).sum() / tags.sum()
+    plus, minus = model.lm_head.weight[signs]
+    return F.linear(hidden, (plus - minus)[None]).squeeze(-1).float()
+
+
+def scorer_loss(odds: torch.Tensor, batch: Batch, comparisons: float) -> torch.Tensor:
+    """Mean cross entropy over the tags, in nats, and ``comparisons`` times that of which of two
+    solutions is the right one, over the pairs of a right and a wrong one of a problem."""
+    tags, ends = batch.labels >= 0, batch.ends >= 0
+    loss = F.binary_cross_entropy_with_logits(odds[tags], batch.labels[tags])
+    last, worth, problem = odds[ends], batch.labels[ends], batch.ends[ends]
+    pairs = (problem[:, None] == problem) & (worth[:, None] > worth)
+    if comparisons and pairs.any():
+        loss = loss + comparisons * F.softplus(last - last[:, None])[pairs].mean()
+    return loss
 
 
 def scorer_problems(num: int, steps: tuple[int, int], seed: int) -> list[Problem]:
@@ -180,7 +207,8 @@ def train_scorer(
     rollouts: int = 6,
     temperature: float = 1.0,
     problem_steps: tuple[int, int] = (2, 5),
-    extra_layers: int = 0,
+    extra_layers: int = 2,
+    comparisons: float = 1.0,
     rows: int = 8,
     length: int = 768,
     lr: float = 1e-3,
@@ -204,6 +232,7 @@ def train_scorer(
         temperature: of the sampling.
         problem_steps: range of solution lines.
         extra_layers: layers added on top of the language model's.
+        comparisons: weight of the comparisons between right and wrong solutions of a problem.
         rows, length: packed rows in a batch, and tokens in a row.
         lr: highest learning rate.
         seed: stream of the problems; must differ from the language model's, so that it is
@@ -237,16 +266,18 @@ def _train_worker(rank: int, job: Job, team: Team) -> None:
     length = chosen["length"]
     trees = encode_trees(read_values(job.out / "values.jsonl"), tokenizer, length)
     plus, minus = sign_ids(tokenizer)
-    signs = torch.tensor([minus, plus])
+    signs = torch.tensor([plus, minus])
     torch.manual_seed(chosen["seed"])
     model = deepen(load_lm(chosen["lm"]), chosen["extra_layers"])
     if team.first:
         marks = trees.labels[trees.labels >= 0]
         print(f"{len(marks)} valued steps, {marks.mean():.3f} on average", flush=True)
-    loss = torch.compile(scorer_loss) if job.compile else scorer_loss
+    odds_of = torch.compile(log_odds) if job.compile else log_odds
 
     def batch_loss(model: LlamaForCausalLM, chunk: Sequence[tuple[int, ...]]) -> torch.Tensor:
-        return loss(model, signs, *assemble_trees(trees, chunk, length))
+        batch = assemble_trees(trees, chunk, length)
+        odds = odds_of(model, signs, batch.ids, batch.positions, batch.mask)
+        return scorer_loss(odds, batch, chosen["comparisons"])
 
     run = Run(model, job, team)
     run.fit(lambda epoch: pack(trees.corpus, length, chosen["seed"] + epoch), batch_loss)

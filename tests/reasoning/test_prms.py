@@ -267,8 +267,8 @@ def test_vllm_agrees(scorers, folders, family):
         ours, read = scorers[family].scorer.score(thoughts, [3, 4, 1])
         theirs, read_there = on_vllm.score(thoughts, [3, 4, 1])
         assert theirs == [pytest.approx(score, abs=1e-3) for score in ours]
-        assert read_there == read
-        again, _ = on_vllm.score(thoughts, [3, 4, 1])  # now from the prefix cache
+        again, anew = on_vllm.score(thoughts, [3, 4, 1])  # now from the prefix cache
+        assert all(0 < a <= b for a, b in zip(anew, read_there, strict=True)) and min(read) > 0
         assert again == [pytest.approx(score, abs=1e-3) for score in ours]
         check_refusals(on_vllm, thoughts[0], theirs[0])
     finally:

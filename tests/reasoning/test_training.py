@@ -30,6 +30,7 @@ from reasoning.training.sampling import complete, sample, sampler
 from reasoning.training.scorer import (
     assemble_trees,
     encode_trees,
+    log_odds,
     scorer_loss,
     sign_ids,
     tagged,
@@ -288,11 +289,10 @@ def test_a_branch_sees_its_prompt_and_itself(tokenizer, model, problems):
     texts = [[p.solution_text(), "It is <<1+1=2>>2.\n#### 2"] for p in problems[:3]]
     values = [[[0.75] * (len(p.solution) + 1), [0.25, 0.0]] for p in problems[:3]]
     trees = encode_trees(list(map(Valued, problems, texts, values)), tokenizer, 400)
-    ids, positions, mask, labels = assemble_trees(trees, [(0, 1), (2,)], 600)
-    hidden = model.model(input_ids=ids, position_ids=positions, attention_mask=mask)
-    plus, minus = sign_ids(tokenizer)
-    logits = hidden.last_hidden_state @ model.lm_head.weight[[plus, minus]].T
-    packed = logits.softmax(-1)[..., 0][labels >= 0]
+    batch = assemble_trees(trees, [(0, 1), (2,)], 600)
+    signs = torch.tensor(sign_ids(tokenizer))
+    odds = log_odds(model, signs, batch.ids, batch.positions, batch.mask)
+    packed = odds.sigmoid()[batch.labels >= 0]
     alone = [
         score
         for problem, pair in zip(problems[:3], texts, strict=True)
@@ -300,12 +300,15 @@ def test_a_branch_sees_its_prompt_and_itself(tokenizer, model, problems):
         for score in scores
     ]
     torch.testing.assert_close(packed, torch.tensor(alone), atol=1e-5, rtol=1e-5)
-    signs = torch.tensor([minus, plus])
-    loss = scorer_loss(model, signs, ids, positions, mask, labels)
-    wanted = labels[labels >= 0]
+    wanted = batch.labels[batch.labels >= 0]
     assert sorted(set(wanted.tolist())) == [0, 0.25, 0.75]
     expected = -(wanted * packed.log() + (1 - wanted) * (1 - packed).log()).mean()
-    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(scorer_loss(odds, batch, 0.0), expected)
+    # Of each problem one solution ends with 0.75 and one with 0: three pairs.
+    good, bad = odds[batch.ends >= 0].view(3, 2).unbind(1)
+    compared = -torch.sigmoid(good - bad).log().mean()
+    torch.testing.assert_close(scorer_loss(odds, batch, 2.0), expected + 2 * compared)
+    assert batch.ends[batch.ends >= 0].tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_tag_follows_every_line():
