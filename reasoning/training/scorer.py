@@ -6,7 +6,9 @@ Format, as in Math-Shepherd (Wang et al. 2024): every solution line is followed 
 Labels are automatic, by Monte Carlo: a line is worth the share of the language model's own
 completions from there that come to the right answer (`reasoning/training/samples.py`). Most of what
 these labels say is how hard the problem is, which chooses no solution; so the right solutions of a
-problem are also compared with its wrong ones (as in Ouyang et al. 2022, equation 1).
+problem are also compared with its wrong ones (as in Ouyang et al. 2022, equation 1). And at every
+other token of a solution the same two signs learn how likely the language model holds that token:
+where it is surprised a solution is often wrong, which a few thousand problems do not teach.
 """
 
 import copy
@@ -49,40 +51,56 @@ class Trees(NamedTuple):
         positions: int64, as if each solution came directly after the prompt.
         branches: int64, 0 for the prompt and 1, 2, ... for the solutions.
         labels: float32, at a tag what the line is worth in [0, 1], -1 elsewhere.
+        untagged: int64, the positions as if there were no tags.
+        before: int64, from which token of its document a solution's token is predicted where there
+            are no tags; -1 for the prompt and the tags themselves.
     """
 
     corpus: Corpus
     positions: np.ndarray
     branches: np.ndarray
     labels: np.ndarray
+    untagged: np.ndarray
+    before: np.ndarray
 
 
 def encode_trees(
     valued: Sequence[Valued], tokenizer: PreTrainedTokenizerBase, longest: int
 ) -> Trees:
     """Tokens and labels of solutions; what exceeds ``longest`` is left out."""
-    tag = tokenizer.convert_tokens_to_ids(STEP_TAG)
-    columns: list[list[Any]] = [[], [], [], []]
+    [tag] = tokenizer.encode(STEP_TAG, add_special_tokens=False)
+    columns: list[list[Any]] = [[], [], [], [], [], []]
     starts, prompts = [0], []
     for problem, texts, values in valued:
         ids = tokenizer(PROMPT.format(question=problem.question))["input_ids"]
-        document = [(t, i, 0, -1.0) for i, t in enumerate(ids)]
+        document = [(t, i, 0, -1.0, i, -1) for i, t in enumerate(ids)]
         for branch, (text, worth) in enumerate(zip(texts, values, strict=True), start=1):
             body = tokenizer(tagged(text.split("\n")), add_special_tokens=False)["input_ids"]
-            marks = iter(worth)
-            part = [
-                (t, len(ids) + i, branch, next(marks) if t == tag else -1.0)
-                for i, t in enumerate(body)
-            ]
-            if len(document) + len(part) <= longest:
-                document += part
+            if len(document) + len(body) <= longest:
+                document += _branch(body, branch, worth, tag, len(ids), len(document))
         for column, entries in zip(columns, zip(*document, strict=True), strict=True):
             column.extend(entries)
         starts.append(len(columns[0]))
         prompts.append(len(ids))
     tokens, positions, branches = (np.array(column) for column in columns[:3])
     labels = np.array(columns[3], np.float32)
-    return Trees(Corpus(tokens, np.array(starts), np.array(prompts)), positions, branches, labels)
+    corpus = Corpus(tokens, np.array(starts), np.array(prompts))
+    return Trees(corpus, positions, branches, labels, *map(np.array, columns[4:]))
+
+
+def _branch(
+    body: Sequence[int], branch: int, worth: Sequence[float], tag: int, prompt: int, start: int
+) -> list[tuple[Any, ...]]:
+    """The entries of a solution's tokens, which stand from ``start`` on in their document."""
+    marks, entries = iter(worth), []
+    last, plain = prompt - 1, prompt  # of the tokens that are no tags
+    for i, token in enumerate(body):
+        if token == tag:
+            entries.append((token, prompt + i, branch, next(marks), plain, -1))
+        else:
+            entries.append((token, prompt + i, branch, -1.0, plain, last))
+            last, plain = start + i, plain + 1
+    return entries
 
 
 class Batch(NamedTuple):
@@ -93,6 +111,8 @@ class Batch(NamedTuple):
         mask: bool ``[R, 1, T, T]``, who sees whom.
         labels: float32 ``[R, T]``, at a tag what the line is worth, -1 elsewhere.
         ends: int64 ``[R, T]``, at a solution's last tag the number of its problem, -1 elsewhere.
+        untagged: int64 ``[R, T]``, positions without tags.
+        before: int64 ``[R, T]``, from where in its row a token is predicted; -1: from nowhere.
     """
 
     ids: torch.Tensor
@@ -100,13 +120,15 @@ class Batch(NamedTuple):
     mask: torch.Tensor
     labels: torch.Tensor
     ends: torch.Tensor
+    untagged: torch.Tensor
+    before: torch.Tensor
 
 
 def assemble_trees(trees: Trees, rows: Sequence[tuple[int, ...]], length: int) -> Batch:
     """The batch of packed rows, each some documents of ``trees``."""
     shape = (len(rows), length)
-    ids, positions, branches = (np.zeros(shape, np.int64) for _ in range(3))
-    ends = np.full(shape, -1)
+    ids, positions, branches, untagged = (np.zeros(shape, np.int64) for _ in range(4))
+    ends, before = np.full(shape, -1), np.full(shape, -1)
     documents, labels = np.full(shape, -1), np.full(shape, -1, np.float32)
     for r, row in enumerate(rows):
         at = 0
@@ -115,7 +137,8 @@ def assemble_trees(trees: Trees, rows: Sequence[tuple[int, ...]], length: int) -
             here = (r, slice(at, at + span.stop - span.start))
             ids[here], positions[here] = trees.corpus.tokens[span], trees.positions[span]
             branches[here], labels[here] = trees.branches[span], trees.labels[span]
-            documents[here] = d
+            documents[here], untagged[here] = d, trees.untagged[span]
+            before[here] = np.where(trees.before[span] < 0, -1, trees.before[span] + at)
             branch = trees.branches[span]
             ends[here] = np.where((branch > 0) & (branch != np.append(branch[1:], 0)), d, -1)
             at += span.stop - span.start
@@ -124,7 +147,7 @@ def assemble_trees(trees: Trees, rows: Sequence[tuple[int, ...]], length: int) -
         (apart[:, None, :] == 0) | (apart[:, :, None] == apart[:, None, :])
     )
     mask = (sees & torch.ones(length, length, dtype=torch.bool).tril())[:, None]
-    rest = (torch.from_numpy(array) for array in (labels, ends))
+    rest = (torch.from_numpy(array) for array in (labels, ends, untagged, before))
     return Batch(torch.from_numpy(ids), torch.from_numpy(positions), mask, *rest)
 
 
@@ -171,15 +194,34 @@ def log_odds(
     return F.linear(hidden, (plus - minus)[None]).squeeze(-1).float()
 
 
-def scorer_loss(odds: torch.Tensor, batch: Batch, comparisons: float) -> torch.Tensor:
+@torch.no_grad()
+def expected(lm: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
+    """The language model's probability [R, T] of each token that has a ``before``, without tags."""
+    seen = batch.mask & (batch.labels < 0)[:, None, None]
+    seen |= torch.eye(batch.mask.shape[-1], dtype=torch.bool)
+    logits = lm(
+        input_ids=batch.ids, position_ids=batch.untagged, attention_mask=seen, use_cache=False
+    ).logits
+    shares = logits.softmax(-1)
+    rows = torch.arange(len(shares))[:, None]
+    return shares[rows, batch.before.clamp(min=0), batch.ids]
+
+
+def scorer_loss(
+    odds: torch.Tensor, batch: Batch, comparisons: float, likely: torch.Tensor | None = None
+) -> torch.Tensor:
     """Mean cross entropy over the tags, in nats, and ``comparisons`` times that of which of two
-    solutions is the right one, over the pairs of a right and a wrong one of a problem."""
+    solutions is the right one, over the pairs of a right and a wrong one of a problem; with
+    ``likely`` [R, T] also that of the other tokens, which are worth so much."""
     tags, ends = batch.labels >= 0, batch.ends >= 0
     loss = F.binary_cross_entropy_with_logits(odds[tags], batch.labels[tags])
     last, worth, problem = odds[ends], batch.labels[ends], batch.ends[ends]
     pairs = (problem[:, None] == problem) & (worth[:, None] > worth)
     if comparisons and pairs.any():
         loss = loss + comparisons * F.softplus(last - last[:, None])[pairs].mean()
+    if likely is not None:
+        told = batch.before >= 0
+        loss = loss + F.binary_cross_entropy_with_logits(odds[told], likely[told])
     return loss
 
 
@@ -209,6 +251,7 @@ def train_scorer(
     problem_steps: tuple[int, int] = (2, 5),
     extra_layers: int = 2,
     comparisons: float = 1.0,
+    likelihood: bool = True,
     rows: int = 8,
     length: int = 768,
     lr: float = 1e-3,
@@ -233,6 +276,7 @@ def train_scorer(
         problem_steps: range of solution lines.
         extra_layers: layers added on top of the language model's.
         comparisons: weight of the comparisons between right and wrong solutions of a problem.
+        likelihood: whether it also learns how likely the language model holds each token.
         rows, length: packed rows in a batch, and tokens in a row.
         lr: highest learning rate.
         seed: stream of the problems; must differ from the language model's, so that it is
@@ -268,16 +312,19 @@ def _train_worker(rank: int, job: Job, team: Team) -> None:
     plus, minus = sign_ids(tokenizer)
     signs = torch.tensor([plus, minus])
     torch.manual_seed(chosen["seed"])
-    model = deepen(load_lm(chosen["lm"]), chosen["extra_layers"])
+    lm = load_lm(chosen["lm"])
+    model = deepen(lm, chosen["extra_layers"])
     if team.first:
         marks = trees.labels[trees.labels >= 0]
         print(f"{len(marks)} valued steps, {marks.mean():.3f} on average", flush=True)
     odds_of = torch.compile(log_odds) if job.compile else log_odds
+    likely_of = torch.compile(expected) if job.compile else expected
 
     def batch_loss(model: LlamaForCausalLM, chunk: Sequence[tuple[int, ...]]) -> torch.Tensor:
         batch = assemble_trees(trees, chunk, length)
         odds = odds_of(model, signs, batch.ids, batch.positions, batch.mask)
-        return scorer_loss(odds, batch, chosen["comparisons"])
+        likely = likely_of(lm, batch) if chosen["likelihood"] else None
+        return scorer_loss(odds, batch, chosen["comparisons"], likely)
 
     run = Run(model, job, team)
     run.fit(lambda epoch: pack(trees.corpus, length, chosen["seed"] + epoch), batch_loss)

@@ -30,6 +30,7 @@ from reasoning.training.sampling import complete, sample, sampler
 from reasoning.training.scorer import (
     assemble_trees,
     encode_trees,
+    expected,
     log_odds,
     scorer_loss,
     sign_ids,
@@ -309,6 +310,26 @@ def test_a_branch_sees_its_prompt_and_itself(tokenizer, model, problems):
     compared = -torch.sigmoid(good - bad).log().mean()
     torch.testing.assert_close(scorer_loss(odds, batch, 2.0), expected + 2 * compared)
     assert batch.ends[batch.ends >= 0].tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_likelihoods_are_those_of_the_text_without_tags(tokenizer, model, problems):
+    texts = [[p.solution_text(), "It is <<1+1=2>>2.\n#### 2"] for p in problems[:3]]
+    values = [[[0.5] * (len(p.solution) + 1), [0.5, 0.5]] for p in problems[:3]]
+    trees = encode_trees(list(map(Valued, problems, texts, values)), tokenizer, 400)
+    batch = assemble_trees(trees, [(0, 1), (2,)], 600)
+    likely = expected(model, batch)
+    alone = []
+    for problem, pair in zip(problems[:3], texts, strict=True):
+        prompt = tokenizer(PROMPT.format(question=problem.question))["input_ids"]
+        for text in pair:
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            logits = model(input_ids=torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+            alone += logits.softmax(-1)[range(len(ids)), ids].tolist()
+    told = batch.before >= 0
+    torch.testing.assert_close(likely[told], torch.tensor(alone), atol=1e-5, rtol=1e-4)
+    odds = torch.zeros_like(batch.labels)
+    with_it, without = scorer_loss(odds, batch, 0.0, likely), scorer_loss(odds, batch, 0.0)
+    assert with_it - without == pytest.approx(math.log(2), rel=1e-5)
 
 
 def test_tag_follows_every_line():
