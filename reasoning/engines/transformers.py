@@ -141,10 +141,9 @@ class TransformersEngine(Vocabulary):
             for row, i in enumerate(rows.index.tolist())
             if begun.ends[i] is not None and rows.finish.get(i, ("", 0))[0] == "stop"
         ]
-        if not ended:
+        states = _states(begun.cache, begun.mask.shape[1]) if ended else None
+        if states is None:
             return
-        start = begun.mask.shape[1]
-        states = _states(begun.cache, start)
         for row, i in ended:
             length = rows.finish[i][1] - 1  # the last token has not been computed yet
             if length:
@@ -214,8 +213,9 @@ class TransformersEngine(Vocabulary):
         read = sorted({place for row in places for place in row})
         out = self._forward(begun.cache, torch.cat([begun.mask, mask], 1), tokens, read)
         self._count(len(requests))
-        if any(end is not None for end in begun.ends):
-            states = _states(begun.cache, begun.mask.shape[1])
+        keyed = any(end is not None for end in begun.ends)
+        states = _states(begun.cache, begun.mask.shape[1]) if keyed else None
+        if states is not None:
             for row, (end, rest) in enumerate(zip(begun.ends, rests, strict=True)):
                 if end is not None:
                     self.prefixes.add(end, rest, states[:, :, row, :, -len(rest) :].clone())
@@ -298,8 +298,8 @@ class TransformersEngine(Vocabulary):
 
         The last token is a piece of its own: whoever asks for the same text again computes it only.
         """
-        if any(paths):
-            states = _states(cache, start)
+        states = _states(cache, start) if any(paths) else None
+        if states is not None:
             for row, (path, rest) in enumerate(zip(paths, rests, strict=True)):
                 if not path or not rest:
                     continue
@@ -341,14 +341,13 @@ class Begun(NamedTuple):
     ends: list[Piece | None]  # after which pieces may be kept
 
 
-def _states(cache: Any, start: int) -> Tensor:
-    """Keys and values from a token on: [layers, 2, n, heads, tokens, size]."""
-    return torch.stack(
-        [
-            torch.stack((layer.keys[..., start:, :], layer.values[..., start:, :]))
-            for layer in cache.layers
-        ]
-    )
+def _states(cache: Any, start: int) -> Tensor | None:
+    """Keys and values from a token on, [layers, 2, n, heads, tokens, size]; None where they differ
+    in shape, as with multi-head latent attention."""
+    tables = [table for layer in cache.layers for table in (layer.keys, layer.values)]
+    if len({table.shape for table in tables}) > 1:
+        return None
+    return torch.stack([table[..., start:, :] for table in tables]).unflatten(0, (-1, 2))
 
 
 class _Rows:

@@ -20,6 +20,7 @@ from reasoning.engines import (
 )
 from reasoning.engines.cache import RoomyLayer, make_cache
 from reasoning.engines.prefixes import Prefixes
+from reasoning.engines.transformers import _states
 from tests.language import recite, save_tiny_model, scripted
 
 TEMPLATE = "{% for m in messages %}<s>[{{ m.role }}] {{ m.content }}{% endfor %} [assistant] "
@@ -289,6 +290,26 @@ def test_what_does_not_fit_is_computed_again(folder):
         )
         assert engine.prefixes.bytes <= room
         assert engine.prefixes.bytes == sum(tree.bytes for tree in engine.prefixes.trees.values())
+
+
+def test_keys_unlike_values_are_not_kept(folder, monkeypatch):
+    """As of models whose cache holds something else than equal keys and values."""
+    engine = TransformersEngine(folder, device="cpu")
+    whole = grown(engine, False)
+    monkeypatch.setattr("reasoning.engines.transformers._states", lambda cache, start: None)
+    found = grown(engine, True)
+    assert all(
+        same(*pair) for one in zip(found, whole, strict=True) for pair in zip(*one, strict=True)
+    )
+    assert engine.prefixes.bytes == 0
+    layer = RoomyLayer()
+    layer.keys, layer.values = torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 2, 4)
+    cache = make_cache(engine.model.config)
+    cache.layers = [layer]
+    monkeypatch.undo()
+    assert _states(cache, 0) is None
+    layer.values = torch.ones(1, 1, 2, 3)
+    assert _states(cache, 1).shape == (1, 2, 1, 1, 1, 3)
 
 
 def test_the_oldest_key_goes_first():
