@@ -7,7 +7,6 @@ so giving the same command again finishes what is missing.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import math
 import os
@@ -22,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
 
+from configs.processes import end_with
+
 PARENT = "SWEEP_PARENT"  # environment variable: the process with which a job has to end
-SET_PARENT_DEATH_SIGNAL = 1  # of Linux's prctl
 PROMPT = "$ python "  # in a log, before the command
 TAIL = 50_000  # bytes of a log in which its last line is looked for
 
@@ -190,16 +190,10 @@ def run_job(
 
 
 def follow_parent() -> None:
-    """In a job: end when the process that started it ends, however that happens (on Linux).
-
-    Else a sweep that is killed would leave runs behind, and the same command would then start a
-    second process in each of their folders.
-    """
+    """In a job: end when the sweep that started it ends, however that happens."""
     parent = os.environ.pop(PARENT, None)
-    if parent and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-        if os.getppid() != int(parent):  # it ended before this was asked for
-            os.kill(os.getpid(), signal.SIGKILL)
+    if parent:
+        end_with(int(parent))
 
 
 def _wait(

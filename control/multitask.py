@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from configs.processes import held
 from control import checkpoints, loop
 from control.agents.tdmpc2 import LOGGED, TDMPC2, Batch, Updates, find_device, unit_actions
 from control.envs import make_env
@@ -65,7 +66,6 @@ def train_multitask(
     if min(updates, log_updates, checkpoint_updates) < 1:
         raise ValueError("updates, log_updates and checkpoint_updates must be at least 1")
     folder, rng = Path(out), draws.generator(seed)
-    folder.mkdir(parents=True, exist_ok=True)
     dataset = Dataset([read_run(path) for path in data], agent.horizon)
     may_end = any(not task.env.startswith("dmc/") for task in dataset.tasks)
     world = LatentWorld(
@@ -77,13 +77,14 @@ def train_multitask(
         rng=rng,
     )
     run = _Run(folder, Updates(agent, world.to(find_device(agent.device)), rng), dataset, rng)
-    run.resume(say)
-    while run.done < updates:
-        run.advance()
-        if run.done % log_updates == 0 or run.done == updates:
-            say(f"updates {run.done:7d}  " + run.log())
-        if run.done % checkpoint_updates == 0 or run.done == updates:
-            run.save()
+    with held(folder):
+        run.resume(say)
+        while run.done < updates:
+            run.advance()
+            if run.done % log_updates == 0 or run.done == updates:
+                say(f"updates {run.done:7d}  " + run.log())
+            if run.done % checkpoint_updates == 0 or run.done == updates:
+                run.save()
     say(f"done after {run.done} updates: {folder}")
     return folder
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from configs.processes import held
 from control import checkpoints
 from control.envs import make_env
 from control.loop import Pace, Run
@@ -85,7 +86,8 @@ def train(
     Raises:
         ValueError: `out` holds a run with other arguments, an unknown environment, damaged
             checkpoints (CheckpointError), or a loss that is not finite (its batch is saved there).
-        OSError: the disk is full; the checkpoint before is intact.
+        OSError: another process writes to `out`, or the disk is full; the checkpoint before is
+            intact.
         KeyboardInterrupt: after a checkpoint, on SIGINT or SIGTERM; at once on a second one.
     """
     folder = Path(out)
@@ -104,33 +106,34 @@ def train(
         eval_frames=eval_frames,
         eval_episodes=eval_episodes,
     )
-    _claim(folder, described)
-    watchers = [w for w in (watch.values() if isinstance(watch, Mapping) else watch) if w]
-    run = Run(
-        RunInfo(folder, env, repeat, max_frames, seed, frames, described, []),
-        agent,
-        planner,
-        make_env(env, num_envs, repeat, seed, max_frames),
-        make_env(env, eval_episodes if eval_frames else 1, repeat, seed, max_frames),
-        pace=Pace(
-            random=agent.random_frames,
-            log=log_frames,
-            evaluate=eval_frames,
-            checkpoint=checkpoint_frames,
-        ),
-        capacity=replay_capacity,
-        nan=nan,
-        watchers=watchers,
-    )
-    if not run.resume(say):
-        run.begin()
-    try:
-        for watcher in watchers:
-            watcher.start(run.info._replace(rows=list(run.metrics.rows)))
-        _drive(run, frames, say)
-    finally:
-        for watcher in watchers:
-            watcher.close()
+    with held(folder):
+        _claim(folder, described)
+        watchers = [w for w in (watch.values() if isinstance(watch, Mapping) else watch) if w]
+        run = Run(
+            RunInfo(folder, env, repeat, max_frames, seed, frames, described, []),
+            agent,
+            planner,
+            make_env(env, num_envs, repeat, seed, max_frames),
+            make_env(env, eval_episodes if eval_frames else 1, repeat, seed, max_frames),
+            pace=Pace(
+                random=agent.random_frames,
+                log=log_frames,
+                evaluate=eval_frames,
+                checkpoint=checkpoint_frames,
+            ),
+            capacity=replay_capacity,
+            nan=nan,
+            watchers=watchers,
+        )
+        if not run.resume(say):
+            run.begin()
+        try:
+            for watcher in watchers:
+                watcher.start(run.info._replace(rows=list(run.metrics.rows)))
+            _drive(run, frames, say)
+        finally:
+            for watcher in watchers:
+                watcher.close()
     return folder
 
 
@@ -191,8 +194,7 @@ def _describe(**arguments: Any) -> dict[str, Any]:
 
 
 def _claim(folder: Path, arguments: dict[str, Any]) -> None:
-    """Make the folder this run's. Raises ValueError where a run with other arguments has it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Make a held folder this run's. Raises ValueError where a run with other arguments has it."""
     path = folder / "arguments.json"
     mine = json.loads(json.dumps(arguments))
     if path.exists():

@@ -12,7 +12,6 @@ skip the ids that `done` lists. A failure is no record: what failed is tried aga
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -21,11 +20,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from configs.processes import hold
+
 CONFIG = "config.json"
 RECORDS = "records.jsonl"
 FAILURES = "failures.jsonl"
 SUMMARY = "summary.json"
-LOCK = ".lock"
 
 
 class RecordStore:
@@ -49,7 +49,7 @@ class RecordStore:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _named(error, "create", self.folder) from error
-        self._lock = _lock(self.folder / LOCK)
+        self._lock = hold(self.folder)
         try:
             _claim(self.folder / CONFIG, arguments)
             path = self.folder / RECORDS
@@ -339,19 +339,3 @@ def write_atomically(path: Path, text: str) -> None:
 def _named(error: OSError, verb: str, path: Path) -> OSError:
     """The same error in a sentence that names the file."""
     return OSError(f"cannot {verb} {path}: {error.strerror or error}")
-
-
-def _lock(path: Path) -> int:
-    """Hold the folder until the returned descriptor is closed, or the process ends in any way."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise _named(error, "write", path) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            raise BlockingIOError(f"{path.parent} is being written by another process") from None
-        raise _named(error, "lock", path) from error
-    return descriptor

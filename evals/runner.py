@@ -7,14 +7,12 @@ worker had on record counts, the rest of its batch is done again once by another
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import math
 import multiprocessing
 import os
 import shutil
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
@@ -24,10 +22,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
+from configs.processes import end_with
 from evals.records import FAILURES, RECORDS, RecordStore, read_failures, read_records
 
 WORKERS = "workers"  # folder, inside the run's, of what is not yet merged
-SET_PARENT_DEATH_SIGNAL = 1  # of Linux's prctl
 TRIES = 2  # how often a batch is given to a worker at most
 Say: TypeAlias = Callable[[str], None]
 RunnerKind = Literal["local", "ray"]
@@ -187,10 +185,7 @@ def _leave() -> None:
 
 def _enter(parent: int, place: int, workers: int, gpus: int) -> None:
     """Make this process a worker: it ends with its parent and keeps to its share of the machine."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before this was asked for
-            os.kill(os.getpid(), signal.SIGKILL)
+    end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its workers
     if gpus:
         shown = os.environ.get("CUDA_VISIBLE_DEVICES")

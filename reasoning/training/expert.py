@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from configs.processes import held
 from reasoning.arithmetic import miscalculated
 from reasoning.embedded import folder_of
 from reasoning.tasks.generator import generate_problems
@@ -125,12 +126,14 @@ def expert_iteration(
         job = job_of(shared | {"out": folder, "lm": str(folders[-1]), "seed": draw})
         problems = _problems(num_problems, problem_steps, draw)
         options: dict[str, Any] = {"num": samples, "temperature": temperature, "workers": workers}
-        write_samples(folder / "samples.jsonl", folders[-1], problems, seed=draw, **options)
-        kept = [own for s in read_samples(folder / "samples.jsonl") for own in verified(s, keep)]
-        if not (folder / "corpus.npz").is_file():
-            others = training_problems(known, real, redraws, problem_steps, draw)
-            _write_corpus(folder, folders[-1], kept + others, length)
-        launch(_train_worker, job, workers)
+        with held(folder):
+            path = folder / "samples.jsonl"
+            write_samples(path, folders[-1], problems, seed=draw, **options)
+            kept = [own for sampled in read_samples(path) for own in verified(sampled, keep)]
+            if not (folder / "corpus.npz").is_file():
+                others = training_problems(known, real, redraws, problem_steps, draw)
+                _write_corpus(folder, folders[-1], kept + others, length)
+            launch(_train_worker, job, workers)
         folders.append(folder)
         results.append(_result(number, folder, judged) | {"kept": len(kept)})
         _write_table(Path(out) / "rounds.csv", results)

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from configs.processes import held
 from reasoning.tasks.gsm8k import load_gsm8k
 from reasoning.training.corpus import Batch, Corpus, assemble, encode, pack, training_problems
 from reasoning.training.loop import Job, Run, Team, job_of, launch
@@ -145,9 +146,10 @@ def train_lm(
         FloatingPointError: the loss is not finite.
     """
     job = job_of(dict(locals()), not_settings=["gsm8k"])
-    if load_checkpoint(job.out / "checkpoint.pt", job.settings) is None:
-        prepare(job.out, gsm8k, num_problems, redraws, problem_steps, vocab_size, length, seed)
-    launch(_train_worker, job, workers)
+    with held(job.out):
+        if load_checkpoint(job.out / "checkpoint.pt", job.settings) is None:
+            prepare(job.out, gsm8k, num_problems, redraws, problem_steps, vocab_size, length, seed)
+        launch(_train_worker, job, workers)
     return job.out
 
 

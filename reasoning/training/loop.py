@@ -1,5 +1,6 @@
 """The training loop that the language model and the step scorer share."""
 
+import os
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import torch.multiprocessing as mp
 from transformers import LlamaForCausalLM
 from transformers.utils import logging
 
+from configs.processes import end_with
 from reasoning.training.optim import (
     adamw,
     check_finite,
@@ -101,12 +103,18 @@ def launch(worker: Callable[[int, Job, Team], None], job: Job, workers: int) -> 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(_start, args=(worker, job, workers, port), nprocs=workers)
+    mp.spawn(_start, args=(worker, job, workers, port, os.getpid()), nprocs=workers)
 
 
 def _start(
-    rank: int, worker: Callable[[int, Job, Team], None], job: Job, workers: int, port: int
+    rank: int,
+    worker: Callable[[int, Job, Team], None],
+    job: Job,
+    workers: int,
+    port: int,
+    parent: int,
 ) -> None:
+    end_with(parent)
     torch.set_num_threads(1)
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=workers)

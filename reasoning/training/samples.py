@@ -5,6 +5,7 @@ and gives what it would have given.
 """
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from configs.processes import end_with
 from reasoning.tasks.types import Problem
 from reasoning.tasks.words import GSM8K
 from reasoning.training.sampling import complete, sample, sampler
@@ -115,7 +117,7 @@ def _write_parts(
         file = stack.enter_context(open(path, "a"))
         results: Iterable[list[Any]] = map(work, parts[done:])
         if workers > 1 and done < len(parts):
-            pool = ProcessPoolExecutor(workers, get_context("spawn"), _one_thread)
+            pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker, (os.getpid(),))
             results = stack.enter_context(pool).map(work, parts[done:])
         for number, records in enumerate(results, done + 1):
             file.write("".join(json.dumps(record) + "\n" for record in records))
@@ -136,7 +138,8 @@ def _whole_parts(path: Path, total: int) -> int:
     return -(-kept // PART)
 
 
-def _one_thread() -> None:
+def _begin_worker(parent: int) -> None:
+    end_with(parent)
     torch.set_num_threads(1)
 
 

@@ -22,6 +22,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from configs.processes import held
 from reasoning.embedded import folder_of
 from reasoning.tasks.generator import generate_problems
 from reasoning.tasks.types import Problem
@@ -292,14 +293,15 @@ def train_scorer(
     """
     lm = folder_of(str(lm))
     job = job_of(dict(locals()))
-    if load_checkpoint(job.out / "checkpoint.pt", job.settings) is None:
-        options: dict[str, Any] = {"temperature": temperature, "seed": seed, "workers": workers}
-        problems = scorer_problems(num_problems, problem_steps, seed)
-        write_samples(job.out / "samples.jsonl", lm, problems, num=samples, **options)
-        sampled = read_samples(job.out / "samples.jsonl")
-        write_values(job.out / "values.jsonl", lm, sampled, rollouts=rollouts, **options)
-    AutoTokenizer.from_pretrained(lm).save_pretrained(str(job.out))
-    launch(_train_worker, job, workers)
+    with held(job.out):
+        if load_checkpoint(job.out / "checkpoint.pt", job.settings) is None:
+            options: dict[str, Any] = {"temperature": temperature, "seed": seed, "workers": workers}
+            problems = scorer_problems(num_problems, problem_steps, seed)
+            write_samples(job.out / "samples.jsonl", lm, problems, num=samples, **options)
+            sampled = read_samples(job.out / "samples.jsonl")
+            write_values(job.out / "values.jsonl", lm, sampled, rollouts=rollouts, **options)
+        AutoTokenizer.from_pretrained(lm).save_pretrained(str(job.out))
+        launch(_train_worker, job, workers)
     return job.out
 
 
