@@ -250,27 +250,31 @@ def _summary(results: Results) -> Section:
         f" {results.unfinished} of {len(results.sweep.cells)} cells are not finished yet."
         * bool(results.unfinished)
     )
-    said = [f"{results.problems} problems.{left_out}{unfinished}", *_best_of_n_said(results)]
+    said = [f"{results.problems} problems.{left_out}{unfinished}", *_choosing_said(results)]
     said += [_trees_said(results)] if results.ladder else []
     said += [_ends_said(results)]
     return Section("In short", "\n\n".join(filter(None, said)))
 
 
-def _best_of_n_said(results: Results) -> list[str]:
-    """Best-of-N at its largest size against self-consistency and greedy."""
-    best = results.of("best_of_n")
+def _choosing_said(results: Results) -> list[str]:
+    """Best-of-N and the weighted vote at their largest size against choosing without a score."""
     said = []
-    for rival in ("self_consistency", "greedy"):
-        other = results.of(rival)
-        if best and other:
-            said.append(
-                f"Best-of-{best[-1].size} against {NAMES[rival]}"
-                f"{f' of {other[-1].size}' * (rival != 'greedy')}: "
-                f"{_percent(accuracy(best[-1]).mean)} against "
-                f"{_percent(accuracy(other[-1]).mean)}, "
-                f"{_gain(difference(best[-1].correct, other[-1].correct))}."
-            )
+    for name in ("best_of_n", "weighted_vote"):
+        for rival in ("self_consistency", "greedy"):
+            ours, theirs = results.of(name), results.of(rival)
+            if ours and theirs:
+                one, other = ours[-1], theirs[-1]
+                said.append(
+                    f"{_capital(NAMES[name])} of {one.size} against {NAMES[rival]}"
+                    f"{f' of {other.size}' * (rival != 'greedy')}: "
+                    f"{_percent(accuracy(one).mean)} against {_percent(accuracy(other).mean)}, "
+                    f"{_gain(difference(one.correct, other.correct))}."
+                )
     return said
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _ends_said(results: Results) -> str:

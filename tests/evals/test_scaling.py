@@ -352,7 +352,7 @@ def test_a_killed_sweep_goes_on_and_its_page_needs_no_model(model, tmp_path, mon
     capsys.readouterr()
     assert run(["report=run", "model=gone"]) == 0
     assert (tmp_path / "run/report.html").read_text() == page
-    assert "Best-of-4 against self-consistency of 4" in capsys.readouterr().out
+    assert "Best-of-N of 4 against self-consistency of 4" in capsys.readouterr().out
     assert run(["report=nowhere"]) == 1
     assert "nowhere holds no sweep" in capsys.readouterr().err
 
