@@ -161,7 +161,7 @@ def _shares(steps: Steps, problems: int, seed: int) -> list[tuple[float, int, Es
         where = steps.problem[inside]
         right = np.bincount(where, weights=steps.right[inside], minlength=problems)
         all_ = np.bincount(where, minlength=problems)
-        share = ratio_interval(right, all_, np.random.default_rng(seed))
+        share = ratio_interval(right, all_, _rng(seed))
         found.append((float(steps.score[inside].mean()), int(inside.sum()), share))
     return found
 
@@ -189,7 +189,7 @@ def _ranking(records: Sequence[Record], task: Task, seed: int) -> Section:
             values = values_of(records, task, aggregate, calculator=calculator)
             areas = [ordered(v, r) for v, r in zip(values, right, strict=True)]
             known = [area for area in areas if area is not None]
-            row.append(mean_interval(known, np.random.default_rng(seed)) if known else None)
+            row.append(mean_interval(known, _rng(seed)) if known else None)
         rows.append(row)
     text = (
         "The chance that a right solution is valued above a wrong one of the same problem, over "

@@ -5,6 +5,7 @@ import operator
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from functools import lru_cache
 
 _OPERATORS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,
@@ -18,6 +19,7 @@ _CHARACTERS = re.compile(r"[\d\s.+\-*/()]*", re.ASCII)  # of arithmetic; Python 
 _ANNOTATED = re.compile(ANNOTATION.pattern + r"(-?[\d.,]*)")
 
 
+@lru_cache(maxsize=2**16)  # samples of one problem repeat their equations
 def evaluate(expression: str) -> Fraction | None:
     """Exact value of an expression of ``+ - * /``, parentheses and decimal numbers.
 
