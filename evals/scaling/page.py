@@ -69,6 +69,8 @@ NAMES = {
     ORACLE: "compute-optimal (oracle)",
 }
 BREADTH_FIRST = "tree_of_thoughts"
+BY_SCORE = ("best_of_n", "weighted_vote")
+UNSCORED = ("self_consistency", "greedy")
 METHOD = (
     "Intervals are 95%, by a bootstrap over problems; differences are paired by problem. Right is "
     "what the task's own grader accepts. Best-of-k and any-of-k are exact expectations over "
@@ -259,8 +261,8 @@ def _summary(results: Results) -> Section:
 def _choosing_said(results: Results) -> list[str]:
     """Best-of-N and the weighted vote at their largest size against choosing without a score."""
     said = []
-    for name in ("best_of_n", "weighted_vote"):
-        for rival in ("self_consistency", "greedy"):
+    for name in BY_SCORE:
+        for rival in UNSCORED:
             ours, theirs = results.of(name), results.of(rival)
             if ours and theirs:
                 one, other = ours[-1], theirs[-1]
@@ -326,7 +328,21 @@ def _against_samples(results: Results) -> Section:
     ]  # fmt: skip
     chart = LineChart(curves, "samples per problem", "accuracy", _greedy(results), percent=True)
     table = Table(["samples", *(NAMES[n] for n in names)], rows, "Accuracy in %.")
-    return Section("Whole samples", METHOD, figures=[chart], tables=[table])
+    gains = _gains_of_scores(results)
+    return Section("Whole samples", METHOD, figures=[chart], tables=[table, *gains])
+
+
+def _gains_of_scores(results: Results) -> list[Table]:
+    """At every size what choosing by a score gains over choosing without one."""
+    pairs = [(a, b) for a in BY_SCORE for b in UNSCORED if results.of(a) and results.of(b)]
+    rows: list[list[Shown]] = []
+    for i, size in enumerate(results.sweep.options["budgets"] if pairs else ()):
+        rows.append([size])
+        for name, rival in pairs:
+            one, other = results.of(name)[i], results.of(rival)[0 if rival == "greedy" else i]
+            rows[-1].append(_scaled(difference(one.correct, other.correct)))
+    columns = ["samples", *(f"{NAMES[name]} less {NAMES[rival]}" for name, rival in pairs)]
+    return [Table(columns, rows, "Gains in percentage points.")] if rows else []
 
 
 def _two_searches(results: Results) -> Section:

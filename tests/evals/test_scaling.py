@@ -15,6 +15,7 @@ from evals.reasoning import _record
 from evals.records import RecordStore
 from evals.scaling.cells import (
     Cell,
+    Sweep,
     Unit,
     check,
     finished,
@@ -35,6 +36,7 @@ from evals.scaling.curves import (
     searched,
     stops_paying,
 )
+from evals.scaling.page import Results, _gains_of_scores
 from evals.scaling.rescore import chosen_by, regraded, revalued
 from mbrl_core import Argmax, RandomShooting, Vote, WeightedVote
 from reasoning.reasoner import Reasoner
@@ -86,6 +88,23 @@ def test_choosing_again_is_choosing_with_the_model(vote, aggregate):
     for one, other in zip(on_record, really, strict=True):
         values = [revalued(sample, aggregate, calculator=False) for sample in one["samples"]]
         assert values == pytest.approx([sample["value"] for sample in other["samples"]])
+
+
+def test_gains_of_scores_are_differences_at_every_size():
+    records = answered(whole(9, Argmax()))
+    sizes = [1, 3, 9]
+    lines = [sampled(name, sizes, records) for name in ("best_of_n", "self_consistency")]
+    best, votes = ([point.correct.mean() for point in line] for line in lines)
+    greedy = sampled("best_of_n", [2], records)[0]._replace(strategy="greedy", size=1)
+    sweep = Sweep({"budgets": sizes}, Parameters(None), [])
+    points = [*lines[0], *lines[1], greedy]
+    [table] = _gains_of_scores(Results(sweep, len(SUMS), 0, 0, points, [], records, []))
+    told = [[row[0], *(gain.mean / 100 for gain in row[1:])] for row in table.rows]
+    ahead = [
+        [size, one - vote, one - greedy.correct.mean()]
+        for size, one, vote in zip(sizes, best, votes, strict=True)
+    ]
+    assert told == [pytest.approx(row) for row in ahead] and max(ahead[-1][1:]) > 0.1
 
 
 def test_the_calculator_looks_at_text_alone():
