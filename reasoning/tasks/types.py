@@ -29,10 +29,6 @@ class Problem(NamedTuple):
     answer: str
     solution: tuple[str, ...] = ()
 
-    def solution_text(self) -> str:
-        """Full reference text in GSM8K's format: the steps, then ``#### answer``."""
-        return "\n".join((*self.solution, f"#### {self.answer}"))
-
 
 Grading = Callable[[str, Problem], Grade]
 """Grades the text of a finished solution."""

@@ -12,6 +12,7 @@ from random import Random
 
 from reasoning.arithmetic import ANNOTATION, evaluate
 from reasoning.tasks.types import Problem
+from reasoning.tasks.words import GSM8K
 
 _NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?|(?<=[=>$])\.\d+")
 
@@ -35,7 +36,7 @@ def redraw(problem: Problem, rng: Random, tries: int = 20) -> Problem | None:
         rng: source of the new numbers.
         tries: draws before giving up.
     """
-    text = problem.solution_text()
+    text = GSM8K.write(problem)
     annotations = [(m[1], m[2]) for m in ANNOTATION.finditer(text)]
     try:
         asked = {_number(m[0]) for m in _NUMBER.finditer(problem.question)}

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reasoning.tasks.generator import generate_problem
 from reasoning.tasks.types import Problem
+from reasoning.tasks.words import GSM8K
 from reasoning.training.augment import redraw
 from reasoning.training.tokenizer import PROMPT
 
@@ -68,7 +69,7 @@ def training_problems(
 def encode(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, longest: int) -> Corpus:
     """Tokens of ``prompt + solution + eos``; documents above ``longest`` tokens are dropped."""
     prompts = tokenizer([PROMPT.format(question=p.question) for p in problems])["input_ids"]
-    texts = [p.solution_text() for p in problems]
+    texts = [GSM8K.write(p) for p in problems]
     answers = tokenizer(texts, add_special_tokens=False)["input_ids"]
     eos = tokenizer.eos_token_id
     documents = [(len(p), [*p, *a, eos]) for p, a in zip(prompts, answers, strict=True)]

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 
 from configs.processes import held
 from reasoning.tasks.gsm8k import load_gsm8k
+from reasoning.tasks.words import GSM8K
 from reasoning.training.corpus import Batch, Corpus, assemble, encode, pack, training_problems
 from reasoning.training.loop import Job, Run, Team, job_of, launch
 from reasoning.training.optim import load_checkpoint
@@ -84,7 +85,7 @@ def prepare(
     real = [] if gsm8k is None else load_gsm8k(gsm8k, "train")
     problems = training_problems(num_problems, real, redraws, problem_steps, seed)
     sample = problems[:: max(1, len(problems) // 30_000)]
-    texts = (PROMPT.format(question=p.question) + p.solution_text() for p in sample)
+    texts = (PROMPT.format(question=p.question) + GSM8K.write(p) for p in sample)
     tokenizer = train_tokenizer(texts, vocab_size)
     save_tokenizer(tokenizer, out)
     np.savez(out / "corpus.npz", **encode(problems, tokenizer, length)._asdict())

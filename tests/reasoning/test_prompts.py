@@ -78,7 +78,7 @@ def test_a_template_without_the_question_is_refused():
 def test_shots_are_drawn_without_replacement_and_end_in_the_answer():
     problems = generate_problems("train", 20, (2, 4), 0)
     shots = pick_shots(problems, 20, write=GSM8K.write, seed=3)
-    assert sorted(shots) == sorted(Shot(p.question, p.solution_text()) for p in problems)
+    assert sorted(shots) == sorted(Shot(p.question, GSM8K.write(p)) for p in problems)
     few, others = (pick_shots(problems, 5, write=GSM8K.write, seed=s) for s in (3, 4))
     assert few == shots[:5] != others
     unsolved = [problem._replace(solution=()) for problem in problems]

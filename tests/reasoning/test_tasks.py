@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from reasoning.tasks import Problem, load_gsm8k, load_task
+from reasoning.tasks import GSM8K, Problem, load_gsm8k, load_task
 
 RECORDS = [
     {"question": "2 and 3?", "answer": "It is 2+3=<<2+3=5>>5.\n#### 5"},
@@ -28,7 +28,7 @@ def test_original_format(write):
     first, second = load_gsm8k(path)
     assert first == Problem("gsm8k/test/0", "2 and 3?", "5", ("It is 2+3=<<2+3=5>>5.",))
     assert second.answer == "1200" and second.solution == ("A.", "B.")
-    assert first.solution_text() == RECORDS[0]["answer"]
+    assert GSM8K.write(first) == RECORDS[0]["answer"]
     assert load_gsm8k(path.parent) == [first, second]
     assert load_gsm8k(path, limit=1) == [first]
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from reasoning.arithmetic import evaluate
-from reasoning.tasks import Problem, generate_problems, load_gsm8k
+from reasoning.tasks import GSM8K, Problem, generate_problems, load_gsm8k
 from reasoning.training import loop
 from reasoning.training.augment import redraw
 from reasoning.training.corpus import assemble, encode, pack, training_problems
@@ -39,7 +39,7 @@ from reasoning.training.scorer import (
 )
 from reasoning.training.tokenizer import PROMPT, train_tokenizer
 
-GSM8K = Path(os.environ.get("GSM8K_DIR", Path(__file__).parents[3] / "shared" / "gsm8k"))
+GSM8K_DATA = Path(os.environ.get("GSM8K_DIR", Path(__file__).parents[3] / "shared" / "gsm8k"))
 TINY = {"width": 32, "layers": 2, "heads": 2, "inner": 48, "rows": 2, "vocab_size": 420}
 
 
@@ -50,7 +50,7 @@ def problems():
 
 @pytest.fixture(scope="module")
 def tokenizer(problems):
-    texts = [PROMPT.format(question=p.question) + p.solution_text() for p in problems]
+    texts = [PROMPT.format(question=p.question) + GSM8K.write(p) for p in problems]
     return train_tokenizer(texts, 500)
 
 
@@ -88,7 +88,7 @@ def test_steps_can_be_cut_at_newlines(tokenizer, problems):
 def test_tokenizer_loads_from_its_folder(tokenizer, problems, tmp_path):
     tokenizer.save_pretrained(str(tmp_path))
     again = AutoTokenizer.from_pretrained(tmp_path)
-    text = problems[0].question + "\n<step>" + problems[0].solution_text()
+    text = problems[0].question + "\n<step>" + GSM8K.write(problems[0])
     assert again.encode(text) == tokenizer.encode(text)
     assert again.eos_token_id == tokenizer.eos_token_id
     assert len(again.encode("<step>", add_special_tokens=False)) == 1
@@ -210,12 +210,12 @@ def test_redraw_refuses_what_it_cannot_follow():
     assert redraw(wrong._replace(solution=("Seven.",)), Random(0)) is None
 
 
-@pytest.mark.skipif(not GSM8K.is_dir(), reason=f"no GSM8K at {GSM8K}")
+@pytest.mark.skipif(not GSM8K_DATA.is_dir(), reason=f"no GSM8K at {GSM8K_DATA}")
 def test_no_test_question_enters_the_training_set():
-    train = load_gsm8k(GSM8K, "train")[::20]
+    train = load_gsm8k(GSM8K_DATA, "train")[::20]
     texts = {p.question for p in training_problems(50, train, 2, (1, 5), seed=0)}
     assert len(texts) > 1.5 * len(train)
-    assert not texts & {p.question for p in load_gsm8k(GSM8K, "test")}
+    assert not texts & {p.question for p in load_gsm8k(GSM8K_DATA, "test")}
     assert not texts & {p.question for p in generate_problems("test", 200)}
 
 
@@ -268,7 +268,7 @@ def test_only_right_solutions_with_right_equations_are_verified():
     bare = "words"
     kept = verified(Sampled(problem, [lucky, wrong, good, good, bare]), keep=2)
     assert kept == [problem._replace(solution=("<<3+4=7>>7",))]
-    assert kept[0].solution_text() == good
+    assert GSM8K.write(kept[0]) == good
 
 
 # ------------------------------------------------------------------------------ scorer
@@ -287,7 +287,7 @@ def score_steps(model, tokenizer, problem, texts):
 
 
 def test_a_branch_sees_its_prompt_and_itself(tokenizer, model, problems):
-    texts = [[p.solution_text(), "It is <<1+1=2>>2.\n#### 2"] for p in problems[:3]]
+    texts = [[GSM8K.write(p), "It is <<1+1=2>>2.\n#### 2"] for p in problems[:3]]
     values = [[[0.75] * (len(p.solution) + 1), [0.25, 0.0]] for p in problems[:3]]
     trees = encode_trees(list(map(Valued, problems, texts, values)), tokenizer, 400)
     batch = assemble_trees(trees, [(0, 1), (2,)], 600)
@@ -313,7 +313,7 @@ def test_a_branch_sees_its_prompt_and_itself(tokenizer, model, problems):
 
 
 def test_likelihoods_are_those_of_the_text_without_tags(tokenizer, model, problems):
-    texts = [[p.solution_text(), "It is <<1+1=2>>2.\n#### 2"] for p in problems[:3]]
+    texts = [[GSM8K.write(p), "It is <<1+1=2>>2.\n#### 2"] for p in problems[:3]]
     values = [[[0.5] * (len(p.solution) + 1), [0.5, 0.5]] for p in problems[:3]]
     trees = encode_trees(list(map(Valued, problems, texts, values)), tokenizer, 400)
     batch = assemble_trees(trees, [(0, 1), (2,)], 600)
@@ -389,7 +389,7 @@ def test_training_learns_and_the_scorer_follows(tmp_path, capsys):
     scorer = LlamaForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     (problem,) = generate_problems("test", 1)
-    (scores,) = score_steps(scorer, tokenizer, problem, [problem.solution_text()])
+    (scores,) = score_steps(scorer, tokenizer, problem, [GSM8K.write(problem)])
     assert len(scores) == len(problem.solution) + 1
     assert all(0 < s < 1 for s in scores)
 
