@@ -300,6 +300,7 @@ class Answering:
             ),
             lambda engine: engine.close(),
         )
+        lm.forget()  # what a problem costs does not depend on what the engine has met before
         reasoner = Reasoner(
             engine=lm,
             strategy=self.strategy,
@@ -320,11 +321,14 @@ class Answering:
             return None
         if scorer.name in JUDGES:
             return make_judge(scorer.name, lm, scorer.options)
-        return kept.get(
+        judge = kept.get(
             ("scorer", repr(scorer)),
             lambda: load_scorer(*scorer),
             lambda judge: judge.engine.close() if judge else None,
         )
+        if judge is not None:
+            judge.engine.forget()
+        return judge
 
 
 def placed(

@@ -177,8 +177,7 @@ def _forget(engines: Sequence[Noted]) -> None:
     """Begin anew: no request noted, no prompt cached."""
     for noted in engines:
         noted.generated, noted.scored = [], []
-        if hasattr(noted.engine, "forget"):
-            noted.engine.forget()
+        noted.engine.forget()
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

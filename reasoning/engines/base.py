@@ -155,6 +155,11 @@ class Engine(Encoder, Protocol):
         """How full the batches were so far."""
         ...
 
+    def forget(self) -> None:
+        """Let go of what was computed for requests so far, so that coming ones cost what first ones
+        cost; a server keeps what it keeps."""
+        ...
+
     def close(self) -> None:
         """Free what the engine holds (processes, memory, connections); it takes no more calls."""
         ...

@@ -75,6 +75,9 @@ class OpenAIEngine(Vocabulary):
         """See `Engine`. A batch is what the client has under way, and may have."""
         return self.client.fill
 
+    def forget(self) -> None:
+        """See `Engine`: nothing is kept here."""
+
     def close(self) -> None:
         """See `Engine`."""
         self.client.close()
@@ -296,6 +299,9 @@ class ChatEngine:
     def fill(self) -> Fill:
         """See `Engine`. A batch is what the client has under way, and may have."""
         return self.client.fill
+
+    def forget(self) -> None:
+        """See `Engine`: nothing is kept here."""
 
     def close(self) -> None:
         """See `Engine`."""

@@ -112,6 +112,9 @@ class ScriptedEngine:
         """See `Engine`. A script has room for any batch."""
         return Fill(self.rows, self.rows)
 
+    def forget(self) -> None:
+        """See `Engine`: nothing is kept here."""
+
     def close(self) -> None:
         """See `Engine`."""
 

@@ -80,6 +80,10 @@ class Shared:
         """See `Engine`."""
         return self.engine.fill
 
+    def forget(self) -> None:
+        """See `Engine`."""
+        self.engine.forget()
+
     def close(self) -> None:
         """See `Engine`."""
         self._closed = True  # who waits for the engine waits in vain, and is told so

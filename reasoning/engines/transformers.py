@@ -63,7 +63,7 @@ class TransformersEngine(Vocabulary):
         self._marks: dict[tuple[str, ...], Tensor] = {}
 
     def forget(self) -> None:
-        """Keep nothing of what was computed so far."""
+        """See `Engine`."""
         self.prefixes = Prefixes(self.prefixes.room)
 
     def close(self) -> None:

@@ -133,7 +133,7 @@ class VLLMEngine(Vocabulary):
         ]
 
     def forget(self) -> None:
-        """Let no request find a prompt that was cached before."""
+        """See `Engine`: no request finds a prompt that was cached before."""
         self.salt = str(time.monotonic_ns())
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from configs import cli
 from evals.reasoning import _record, check_table, evaluate, summarize
+from evals.runner import Crew
 from mbrl_core import Budget
 from reasoning.difficulty import Choice, ComputeOptimal, Fitted
 from reasoning.reasoner import Reasoner
@@ -92,6 +93,16 @@ def test_searches_can_be_looked_at_also_afterwards(options, tmp_path):
         steps = [root["columns"]["text"][node] for node in chosen]
         assert steps[0] == record["question"]
         assert "".join("".join(steps[1:]).split()) == "".join(record["text"].split())
+
+
+@pytest.mark.parametrize("strategy", ["best_of_n", "mcts"])
+def test_what_an_engine_met_before_changes_no_cost(options, tmp_path, strategy):
+    with Crew() as crew:
+        for out in ("one", "two"):
+            given = options("limit=2", f"strategy={strategy}", out=out)
+            cli.call("evals_reasoning", evaluate, given, crew=crew, say=lambda line: None)
+    one, two = (list(map(timeless, records_of(tmp_path / out))) for out in ("one", "two"))
+    assert one == two and all(record["prefilled"] > 0 for record in two)
 
 
 @pytest.mark.parametrize(
