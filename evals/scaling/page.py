@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -261,18 +262,26 @@ def _summary(results: Results) -> Section:
 def _choosing_said(results: Results) -> list[str]:
     """Best-of-N and the weighted vote at their largest size against choosing without a score."""
     said = []
-    for name in BY_SCORE:
-        for rival in UNSCORED:
-            ours, theirs = results.of(name), results.of(rival)
-            if ours and theirs:
-                one, other = ours[-1], theirs[-1]
-                said.append(
-                    f"{_capital(NAMES[name])} of {one.size} against {NAMES[rival]}"
-                    f"{f' of {other.size}' * (rival != 'greedy')}: "
-                    f"{_percent(accuracy(one).mean)} against {_percent(accuracy(other).mean)}, "
-                    f"{_gain(difference(one.correct, other.correct))}."
-                )
+    for name, rival, pairs in _contests(results):
+        one, other = pairs[-1]
+        said.append(
+            f"{_capital(NAMES[name])} of {one.size} against {NAMES[rival]}"
+            f"{f' of {other.size}' * (rival != 'greedy')}: "
+            f"{_percent(accuracy(one).mean)} against {_percent(accuracy(other).mean)}, "
+            f"{_gain(difference(one.correct, other.correct))}."
+        )
     return said
+
+
+def _contests(results: Results) -> list[tuple[str, str, list[tuple[Point, Point]]]]:
+    """What chooses by a score and what does not: two names, and their points size by size; greedy
+    decoding has one for all sizes."""
+    return [
+        (name, rival, list(zip(ours, cycle(theirs), strict=False)))
+        for name in BY_SCORE
+        for rival in UNSCORED
+        if (ours := results.of(name)) and (theirs := results.of(rival))
+    ]
 
 
 def _capital(text: str) -> str:
@@ -334,14 +343,12 @@ def _against_samples(results: Results) -> Section:
 
 def _gains_of_scores(results: Results) -> list[Table]:
     """At every size what choosing by a score gains over choosing without one."""
-    pairs = [(a, b) for a in BY_SCORE for b in UNSCORED if results.of(a) and results.of(b)]
-    rows: list[list[Shown]] = []
-    for i, size in enumerate(results.sweep.options["budgets"] if pairs else ()):
-        rows.append([size])
-        for name, rival in pairs:
-            one, other = results.of(name)[i], results.of(rival)[0 if rival == "greedy" else i]
-            rows[-1].append(_scaled(difference(one.correct, other.correct)))
-    columns = ["samples", *(f"{NAMES[name]} less {NAMES[rival]}" for name, rival in pairs)]
+    contests = _contests(results)
+    rows: list[list[Shown]] = [
+        [size[0][0].size, *(_scaled(difference(one.correct, other.correct)) for one, other in size)]
+        for size in zip(*(pairs for _, _, pairs in contests), strict=True)
+    ]
+    columns = ["samples", *(f"{NAMES[name]} less {NAMES[rival]}" for name, rival, _ in contests)]
     return [Table(columns, rows, "Gains in percentage points.")] if rows else []
 
 
