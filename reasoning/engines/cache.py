@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+NAMES = {field.name for field in fields(CausalLMOutputWithPast)}
+KEYWORD = "cache" if "cache" in NAMES else "past_key_values"
+"""By which models take their cache: transformers 5.24 renamed it everywhere, and vLLM 0.32 does not
+go with that release."""
 
 
 class RoomyLayer(DynamicLayer):

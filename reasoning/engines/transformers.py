@@ -46,10 +46,10 @@ class TransformersEngine(Vocabulary):
         dtype: Literal["float32", "bfloat16", "float16"] | None = None,
         reuse: float = 1.0,
     ) -> None:
-        from reasoning.engines.cache import make_cache, plain
+        from reasoning.engines.cache import KEYWORD, make_cache, plain
 
         super().__init__(model, chat=chat, instruction=instruction)
-        self.make_cache = make_cache
+        self.make_cache, self.keyword = make_cache, KEYWORD
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or ("float32" if self.device.type == "cpu" else None)
         self.model = self._load(dtype)
@@ -125,8 +125,8 @@ class TransformersEngine(Vocabulary):
                 input_ids=last.unsqueeze(1),
                 attention_mask=mask,
                 position_ids=mask.sum(1, keepdim=True) - 1,
-                past_key_values=cache,
                 use_cache=True,
+                **{self.keyword: cache},
             )
             logits = out.logits[:, -1]
         return [
@@ -317,9 +317,9 @@ class TransformersEngine(Vocabulary):
             input_ids=tokens,
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :],
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=kept,
+            **{self.keyword: cache},
         )
         return out.logits
 

@@ -62,13 +62,13 @@ class WithHead(nn.Module):
         self.config, self.generation_config = backbone.config, GenerationConfig()
 
     def forward(self, *, logits_to_keep: int | Tensor, **inputs: Any) -> Any:
-        """Logits [n, positions, classes] and the cache."""
+        """Logits [n, positions, classes]; a cache is filled in place."""
         from transformers.modeling_outputs import CausalLMOutputWithPast
 
         out = self.backbone(**inputs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = classes(self.head, out.last_hidden_state[:, kept])
-        return CausalLMOutputWithPast(logits=logits, past_key_values=out.past_key_values)
+        return CausalLMOutputWithPast(logits=logits)
 
 
 def classes(head: nn.Module, hidden: Tensor) -> Tensor:

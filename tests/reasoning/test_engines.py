@@ -18,7 +18,7 @@ from reasoning.engines import (
     ScriptedEngine,
     TransformersEngine,
 )
-from reasoning.engines.cache import RoomyLayer, make_cache
+from reasoning.engines.cache import KEYWORD, RoomyLayer, make_cache
 from reasoning.engines.prefixes import Prefixes
 from reasoning.engines.transformers import _states
 from tests.language import recite, save_tiny_model, scripted
@@ -230,7 +230,7 @@ def test_the_roomy_cache_is_the_librarys(engine):
                 for cache in caches:
                     cache.batch_select_indices(torch.tensor(index))
             ours, theirs = (
-                model(input_ids=pieces[number], past_key_values=cache, use_cache=True).logits
+                model(input_ids=pieces[number], use_cache=True, **{KEYWORD: cache}).logits
                 for cache in caches
             )
             torch.testing.assert_close(ours, theirs)
