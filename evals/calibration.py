@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -183,10 +184,11 @@ def _ranking(records: Sequence[Record], task: Task, seed: int) -> Section:
     """How well each measure tells right from wrong solutions of one problem."""
     right = _right(records)
     rows: list[list[Cell]] = []
-    for name, aggregate in [*((f"step scores, {a}", a) for a in AGGREGATES), (LIKELIHOOD, None)]:
-        row: list[Cell] = [name]
+    measures = [Measure(aggregate) for aggregate in AGGREGATES]
+    for measure in (*measures, Measure("product", HALF), LIKELIHOOD):
+        row: list[Cell] = [measure.name]
         for calculator in (False, True):
-            values = values_of(records, task, aggregate, calculator=calculator)
+            values = values_of(records, task, measure, calculator=calculator)
             areas = [ordered(v, r) for v, r in zip(values, right, strict=True)]
             known = [area for area in areas if area is not None]
             row.append(mean_interval(known, _rng(seed)) if known else None)
@@ -194,27 +196,45 @@ def _ranking(records: Sequence[Record], task: Task, seed: int) -> Section:
     text = (
         "The chance that a right solution is valued above a wrong one of the same problem, over "
         "the problems that have both: 0.5 is luck. With the calculator a solution that it refutes "
-        "is worth 0."
+        "is worth 0. And the solution's probability: "
+        "score^0.5 * probability^0.5 (lm_weight=0.5)."
     )
     columns = ["measure", "alone", "with the calculator"]
     return Section("Telling right from wrong", text, tables=[Table(columns, rows)])
 
 
-LIKELIHOOD = "mean token probability"
+class Measure(NamedTuple):
+    """What a solution may be valued by."""
+
+    aggregate: str | None = "product"  # of its step scores; None: its tokens' mean probability
+    lm_weight: float = 0.0  # of the whole solution's probability beside them
+
+    @property
+    def name(self) -> str:
+        """As the tables have it."""
+        if self.aggregate is None:
+            return "mean token probability"
+        scores = f"step scores, {self.aggregate}"
+        return f"{scores}, and the solution's probability" if self.lm_weight else scores
+
+
+HALF = 0.5  # lm_weight at which a scorer's word and the model's own count alike
+LIKELIHOOD = Measure(None)
 
 
 def values_of(
-    records: Sequence[Record], task: Task, aggregate: str | None, *, calculator: bool
+    records: Sequence[Record], task: Task, measure: Measure, *, calculator: bool
 ) -> Floats:
-    """What each sample is worth [P, n]: by its step scores or, without an aggregate, by its mean
-    token probability; -inf where it was cut, 0 where the calculator looks and refutes it."""
+    """What each sample is worth [P, n]; -inf where it was cut, 0 where the calculator looks and
+    refutes it."""
     return np.array(
         [
             [
                 revalued(
-                    sample if aggregate else {**sample, "scores": [], "value": _likelihood(sample)},
-                    aggregate or "last",
+                    sample,
+                    measure.aggregate,
                     calculator=calculator,
+                    lm_weight=measure.lm_weight,
                     question=record["question"],
                     task=task,
                 )
@@ -223,12 +243,6 @@ def values_of(
             for record in records
         ]
     )
-
-
-def _likelihood(sample: Record) -> float | None:
-    if sample["value"] is None or sample["logprob"] is None or not sample["tokens"]:
-        return None
-    return math.exp(sample["logprob"] / sample["tokens"])
 
 
 def _right(records: Sequence[Record]) -> Floats:
@@ -255,17 +269,12 @@ def chosen(records: Sequence[Record], values: Floats) -> list[Chosen]:
 
 
 def _optimisation(records: Sequence[Record], task: Task, aggregate: str, seed: int) -> Section:
-    by_scorer = f"step scores, {aggregate}"
-    measures = [
-        (by_scorer, aggregate, False),
-        (f"{by_scorer}, calculator", aggregate, True),
-        (LIKELIHOOD, None, False),
-        (f"{LIKELIHOOD}, calculator", None, True),
-    ]
+    measures = [Measure(aggregate), Measure(aggregate, HALF), LIKELIHOOD]
     curves, columns, texts = [], ["k", "KL in nats"], []
     cells: list[list[Cell]] = []
-    for name, how, calculator in measures:
-        points = chosen(records, values_of(records, task, how, calculator=calculator))
+    for measure, calculator in product(measures, (False, True)):
+        name = f"{measure.name}, calculator" if calculator else measure.name
+        points = chosen(records, values_of(records, task, measure, calculator=calculator))
         if not cells:
             cells = [[point.k, point.nats] for point in points]
             curves.append(_curve("claimed by the scorer", points, lambda p: p.claimed, seed))

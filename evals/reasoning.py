@@ -35,7 +35,7 @@ from reasoning.scorers import JUDGES, ReadingScorer, load_prm, make_judge
 from reasoning.strategies import FinalAnswer, Strategy
 from reasoning.tasks import Problem, Task, find_task
 from reasoning.tasks.types import Grading
-from reasoning.world import Aggregate, Continuation, Scorer, Thought
+from reasoning.world import Aggregate, Continuation, Scorer, Thought, check_lm_weight
 
 NOT_DECIDING = ("trees", "groups", "runner", "workers", "cpus", "gpus", "address")
 """Options that decide no record: it is the same run without them."""
@@ -63,6 +63,7 @@ def evaluate(
     shots: int = 0,
     shots_data: str | None = None,
     aggregate: Aggregate | None = None,
+    lm_weight: float = 0.0,
     max_tokens: int = 256,
     budget: Mapping[str, float | None] | None = None,
     trees: int = 0,
@@ -105,6 +106,8 @@ def evaluate(
             task has of its own. A question that is asked is never among them.
         aggregate: how step scores make a solution's score: product, min, mean or last; null is
             the scorer's own.
+        lm_weight: of the language model's own probability beside the scorer's word, 0 to 1, see
+            `reasoning.world.judged`.
         max_tokens: decoded at most per solution, or per step where the strategy goes by steps.
         budget: limits per problem, by the names of `mbrl_core.Budget`.
         trees: of the first so many problems, what the search looked at is written to
@@ -129,14 +132,16 @@ def evaluate(
         "engine": engine, "engine_options": dict(engine_options or {}),
         "scorer_engine": scorer_engine, "scorer_options": dict(scorer_options or {}),
         "shots": shots, "shots_data": shots_data,
-        "aggregate": aggregate, "max_tokens": max_tokens, "budget": dict(budget or {}),
+        "aggregate": aggregate, "lm_weight": lm_weight, "max_tokens": max_tokens,
+        "budget": dict(budget or {}),
     }  # fmt: skip
     check_options(strategy, steps, shots, group=group, groups=groups, trees=trees)
+    check_lm_weight(lm_weight, scorer=scorer is not None)
     described = {
         k: v for k, v in (arguments or deciding).items() if k not in ("out", *NOT_DECIDING)
     }
     if isinstance(strategy, ComputeOptimal):  # a table may change under its name
-        check_table(strategy, Fitted(model, scorer, aggregate, calculator))
+        check_table(strategy, Fitted(model, scorer, aggregate, lm_weight, calculator))
         described["table"] = hashlib.sha256(repr(strategy).encode()).hexdigest()[:12]
     described["weights"] = fingerprint(folder_of(model, "lm"))
     described["scorer_weights"] = scorer and fingerprint(folder_of(scorer, "scorer"))
@@ -156,6 +161,7 @@ def evaluate(
         scorer=judge,
         calculator=calculator,
         aggregate=aggregate,
+        lm_weight=lm_weight,
         max_tokens=max_tokens,
         prompt=few_shot(kind, shots, shots_data, data, problems),
         group=group,
@@ -275,6 +281,7 @@ class Answering:
     scorer: Loaded | None
     calculator: bool
     aggregate: Aggregate | None
+    lm_weight: float
     max_tokens: int
     prompt: Prompt | None
     group: int
@@ -307,6 +314,7 @@ class Answering:
             scorer=self._scorer(kept, lm),
             calculator=self.calculator,
             aggregate=self.aggregate,
+            lm_weight=self.lm_weight,
             max_tokens=self.max_tokens,
             task=self.task,
             prompt=self.prompt,

@@ -67,6 +67,7 @@ class Fitted(NamedTuple):
     model: str
     scorer: str | None
     aggregate: str | None
+    lm_weight: float
     calculator: bool
 
 

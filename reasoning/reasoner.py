@@ -53,6 +53,7 @@ class Reasoner:
     """Answers questions, all of a call at once.
 
     aggregate: of step scores; by default the scorer's own.
+    lm_weight: of the language model's own probability beside the scorer's word (see `TextWorld`).
     calculator: whether a solution with a wrong equation is worth 0 (see `TextWorld`).
     max_tokens: decoded at most per solution, or per step where the strategy goes by steps.
     finish: what a budget or a depth limit left open is completed greedily, at its own cost.
@@ -64,6 +65,7 @@ class Reasoner:
     strategy: Strategy | ComputeOptimal
     scorer: Scorer | None = None
     aggregate: Aggregate | None = None
+    lm_weight: float = 0.0
     calculator: bool = False
     max_tokens: int = 256
     max_steps: int = 24
@@ -172,7 +174,12 @@ class Reasoner:
         model = text_model(
             replace(policy, merge=strategy.merge),
             TextWorld(
-                self.scorer, self.aggregate, self.calculator, self.max_steps, failures=failures
+                self.scorer,
+                self.aggregate,
+                self.lm_weight,
+                self.calculator,
+                self.max_steps,
+                failures=failures,
             ),
         )
         if strategy.rollout is None:

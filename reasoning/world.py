@@ -287,6 +287,37 @@ AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
 }
 
 
+def mean_probability(logprob: float | None, tokens: int) -> float:
+    """The geometric mean of the probabilities of a solution's tokens.
+
+    1/2 where the engine tells none (NaN or None), or there are no tokens: all such count alike.
+    """
+    if logprob is None or math.isnan(logprob) or not tokens:
+        return 0.5
+    return math.exp(logprob / tokens)
+
+
+def judged(score: float, logprob: float | None, lm_weight: float) -> float:
+    """A scorer's word and the language model's own: score^(1 - w) * P(solution)^w, as in
+    self-evaluation guided beam search (Xie et al. 2023, arXiv:2305.00633).
+
+    Where the engine tells no probabilities (NaN or None), the scorer's word decides alone.
+    """
+    told = 0.0 if logprob is None or math.isnan(logprob) else logprob
+    return score ** (1 - lm_weight) * math.exp(lm_weight * told)
+
+
+def check_lm_weight(lm_weight: float, *, scorer: bool) -> None:
+    """Raise ValueError on a weight outside [0, 1], or where there is nothing to weigh against."""
+    if not 0 <= lm_weight <= 1:
+        raise ValueError(f"lm_weight must be between 0 and 1, not {lm_weight}")
+    if lm_weight and not scorer:
+        raise ValueError(
+            f"lm_weight={lm_weight} weighs the model's own probability against a scorer's word, "
+            "and there is no scorer: without one that probability alone is the score"
+        )
+
+
 @dataclass(frozen=True)
 class TextWorld:
     """Dynamics and value of text: append the steps, score the new ones, end at the answer.
@@ -297,7 +328,8 @@ class TextWorld:
     of an unfinished one is its score so far, a potential that stands for the score it will end
     with. The score is the `aggregate` of the step scores of `scorer`, by default the scorer's own;
     of an unfinished solution a terminal scorer says nothing, which counts 1/2. Without a scorer it
-    is the geometric mean of the probabilities of the solution's tokens.
+    is the geometric mean of the probabilities of the solution's tokens. With `lm_weight` the
+    probability of the whole solution is weighed against what the scorer says, see `judged`.
 
     With `calculator` a solution with a step that calculation alone refutes (`Task.refuted`) is
     worth 0. In word problems these are GSM8K's annotations, ``<<3*4=13>>``, which its authors made
@@ -307,11 +339,13 @@ class TextWorld:
 
     scorer: Scorer | None = None
     aggregate: Aggregate | None = None
+    lm_weight: float = 0.0
     calculator: bool = False
     max_steps: int = 24
     failures: Failures = field(default_factory=dict, repr=False, compare=False)  # of the scorer
 
     def __post_init__(self) -> None:
+        check_lm_weight(self.lm_weight, scorer=self.scorer is not None)
         if self.aggregate is not None and self.aggregate not in AGGREGATES:
             raise ValueError(
                 f"aggregate must be one of {', '.join(AGGREGATES)}, not {self.aggregate!r}"
@@ -346,14 +380,16 @@ class TextWorld:
             return 0.0
         if self.calculator and self._refuted(thought):
             return 0.0
-        if self.scorer is not None:
-            if not thought.scores:
-                waits = self.scorer.kind == "terminal" and thought.finish == "open"
-                return 0.5 if waits else 0.0
-            return AGGREGATES[self.aggregate or self.scorer.aggregate](thought.scores)
-        if math.isnan(thought.logprob):
-            return 0.5  # an engine that tells no probabilities: all solutions count alike
-        return math.exp(thought.logprob / sum(len(step.tokens) for step in thought.steps))
+        if self.scorer is None:
+            tokens = sum(len(step.tokens) for step in thought.steps)
+            return mean_probability(thought.logprob, tokens)
+        return judged(self._said(self.scorer, thought), thought.logprob, self.lm_weight)
+
+    def _said(self, scorer: Scorer, thought: Thought) -> float:
+        """What the scorer's step scores come to."""
+        if not thought.scores:
+            return 0.5 if scorer.kind == "terminal" and thought.finish == "open" else 0.0
+        return AGGREGATES[self.aggregate or scorer.aggregate](thought.scores)
 
     def _refuted(self, thought: Thought) -> bool:
         return thought.task.refuted(thought.question, [step.text for step in thought.steps])

@@ -35,7 +35,7 @@ from evals.scaling.page import write_page
 from reasoning.embedded import folder_of
 from reasoning.engines import EngineKind
 from reasoning.scorers import JUDGES
-from reasoning.world import Aggregate
+from reasoning.world import Aggregate, check_lm_weight
 
 Say = Callable[[str], None]
 
@@ -57,6 +57,7 @@ def scaling(
     steps: list[int] | None = None,
     calculator: bool = True,
     aggregate: Aggregate | None = None,
+    lm_weight: float = 0.0,
     temperature: float = 1.0,
     max_tokens: int = 256,
     shots: int = 0,
@@ -78,9 +79,9 @@ def scaling(
     """Run what is missing of a sweep and write its page; returns the page's path.
 
     Args:
-        task, model, scorer, data, split, limit, steps, calculator, aggregate, temperature,
-        max_tokens, shots, shots_data, engine, engine_options, scorer_engine, scorer_options, group,
-        groups, seed: of every cell, see `evals.reasoning`.
+        task, model, scorer, data, split, limit, steps, calculator, aggregate, lm_weight,
+        temperature, max_tokens, shots, shots_data, engine, engine_options, scorer_engine,
+        scorer_options, group, groups, seed: of every cell, see `evals.reasoning`.
         strategies: which to compare; those over whole samples are read off one run of the largest
             budget.
         budgets: sizes per problem, in whole solutions, rising.
@@ -103,13 +104,14 @@ def scaling(
     shared = {
         "task": task, "model": model, "scorer": scorer, "data": data, "split": split,
         "limit": limit, "steps": steps, "calculator": calculator, "aggregate": aggregate,
-        "temperature": temperature, "max_tokens": max_tokens,
+        "lm_weight": lm_weight, "temperature": temperature, "max_tokens": max_tokens,
         "shots": shots, "shots_data": shots_data,
         "engine": engine, "engine_options": dict(engine_options or {}),
         "scorer_engine": scorer_engine, "scorer_options": dict(scorer_options or {}),
         "group": group, "groups": groups, "seed": seed,
     }  # fmt: skip
     check(strategies, budgets, by)
+    check_lm_weight(lm_weight, scorer=scorer is not None)
     probing = Probing(**(difficulty or {}))
     check_difficulty(probing, strategies, budgets)
     if shots and "rap" in strategies:

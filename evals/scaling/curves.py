@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -275,6 +276,7 @@ def recombined(
     records: Sequence[Record],
     *,
     calculator: bool,
+    lm_weight: float = 0.0,
     aggregates: Sequence[str],
     votes: Sequence[str],
     task: Task = GSM8K,
@@ -285,12 +287,11 @@ def recombined(
     found = []
     for aggregate in aggregates:
         for vote in votes:
-            right = [
-                float(
-                    chosen_by(record, vote, aggregate, calculator=calculator, task=task)["correct"]
-                )
-                for record in records
-            ]
+            choose = partial(
+                chosen_by, vote=vote, aggregate=aggregate, calculator=calculator,
+                lm_weight=lm_weight, task=task,
+            )  # fmt: skip
+            right = [float(choose(record)["correct"]) for record in records]
             estimate = mean_interval(right, np.random.default_rng(seed))
             found.append((aggregate, vote, estimate))
     return found

@@ -495,6 +495,7 @@ def _choosing(results: Results) -> Section:
         found = recombined(
             results.samples,
             calculator=calculator,
+            lm_weight=results.sweep.options["lm_weight"],
             aggregates=aggregates,
             votes=tuple(VOTES),
             task=find_task(results.sweep.options["task"]),

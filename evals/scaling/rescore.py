@@ -10,7 +10,7 @@ import torch
 
 from mbrl_core import Argmax, Reducer, Vote, WeightedVote
 from reasoning.tasks import GSM8K, Problem, Task
-from reasoning.world import AGGREGATES
+from reasoning.world import AGGREGATES, judged, mean_probability
 
 Record = Mapping[str, Any]
 Sample = Mapping[str, Any]
@@ -50,25 +50,31 @@ def regraded(record: Record, grader: str | None = None, task: Task = GSM8K) -> d
 
 def revalued(
     sample: Sample,
-    aggregate: str,
+    aggregate: str | None,
     *,
     calculator: bool,
+    lm_weight: float = 0.0,
     question: str = "",
     task: Task = GSM8K,
 ) -> float:
     """What a sample is worth under another aggregate of its step scores; -inf where it was cut.
 
     As `reasoning.world.TextWorld` has it: 0 where calculation refutes a step and `calculator`
-    looks, and the value on record where there are no step scores. Raises ValueError on an unknown
-    aggregate.
+    looks, the language model's own probability weighed in by `lm_weight`, and the value on record
+    where there are no step scores. Without an aggregate it is the mean token probability, as
+    without a scorer. Raises ValueError on an unknown aggregate.
     """
-    if aggregate not in AGGREGATES:
+    if aggregate is not None and aggregate not in AGGREGATES:
         raise ValueError(f"aggregate must be one of {', '.join(AGGREGATES)}, not {aggregate!r}")
     if sample["value"] is None:
         return -math.inf
     if calculator and task.refuted(question, sample["text"].splitlines()):
         return 0.0
-    return AGGREGATES[aggregate](sample["scores"]) if sample["scores"] else sample["value"]
+    if aggregate is None:
+        return mean_probability(sample["logprob"], sample["tokens"])
+    if not sample["scores"]:
+        return sample["value"]
+    return judged(AGGREGATES[aggregate](sample["scores"]), sample["logprob"], lm_weight)
 
 
 def chosen_by(
@@ -77,6 +83,7 @@ def chosen_by(
     aggregate: str = "product",
     *,
     calculator: bool = False,
+    lm_weight: float = 0.0,
     task: Task = GSM8K,
 ) -> Sample:
     """The sample that `vote` (best, majority or weighted) chooses, ties as in a real run.
@@ -90,7 +97,14 @@ def chosen_by(
         raise ValueError(f"the record of {record.get('id')!r} holds no sample")
     question = record["question"] if calculator else ""
     values = [
-        revalued(sample, aggregate, calculator=calculator, question=question, task=task)
+        revalued(
+            sample,
+            aggregate,
+            calculator=calculator,
+            lm_weight=lm_weight,
+            question=question,
+            task=task,
+        )
         for sample in samples
     ]
     index, _ = VOTES[vote](torch.tensor([values], dtype=torch.float64), samples)

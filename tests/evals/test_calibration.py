@@ -10,6 +10,7 @@ import pytest
 
 from evals.calibration import (
     LIKELIHOOD,
+    Measure,
     Steps,
     calibration,
     calibration_error,
@@ -69,7 +70,7 @@ def test_best_of_k_is_the_mean_over_all_subsets():
     rng = np.random.default_rng(0)
     samples = [sample(bool(rng.integers(2)), *rng.random(2)) for _ in range(6)]
     records = [record(*samples)]
-    values = values_of(records, GSM8K, "product", calculator=False)
+    values = values_of(records, GSM8K, Measure(), calculator=False)
     points = chosen(records, values)
     assert [point.k for point in points] == [1, 2, 4, 6]
     for point in points:
@@ -83,11 +84,14 @@ def test_values_are_those_of_a_run():
     wrong = sample(False, 0.9, 0.9, text="<<1+1=3>>3\n#### 3", logprob=-8 * math.log(2))
     cut = sample(False) | {"logprob": None}
     records = [record(wrong, cut)]
-    assert values_of(records, GSM8K, "min", calculator=False).tolist() == [[0.9, -math.inf]]
-    assert values_of(records, GSM8K, "min", calculator=True).tolist() == [[0.0, -math.inf]]
-    [[likely, none]] = values_of(records, GSM8K, None, calculator=False)
+    least, both = Measure("min"), Measure("min", 0.5)
+    assert values_of(records, GSM8K, least, calculator=False).tolist() == [[0.9, -math.inf]]
+    assert values_of(records, GSM8K, least, calculator=True).tolist() == [[0.0, -math.inf]]
+    [[likely, none]] = values_of(records, GSM8K, LIKELIHOOD, calculator=False)
     assert likely == pytest.approx(1 / 4) and none == -math.inf
-    assert values_of(records, GSM8K, None, calculator=True)[0, 0] == 0
+    assert values_of(records, GSM8K, LIKELIHOOD, calculator=True)[0, 0] == 0
+    [[weighed, none]] = values_of(records, GSM8K, both, calculator=False)
+    assert weighed == pytest.approx((0.9 * 2**-8) ** 0.5) and none == -math.inf
 
 
 def test_a_ratio_of_groups():
@@ -115,7 +119,7 @@ def test_the_page_says_how_much_of_the_gain_is_none(tmp_path):
     assert "goes from 70.0% to 90.0%, the share that is right from 50.0% to 0.0%" in text
     assert "350% of the gain that it sees is none" in text
     assert "accuracy is highest at 1 samples, 50.0%; at 2 it is -50.0 points" in text
-    assert f"| {LIKELIHOOD} | 0.500" in text
+    assert f"| {LIKELIHOOD.name} | 0.500" in text
     assert "Over-optimisation" in page.read_text()
 
 

@@ -41,6 +41,7 @@ def sweep_of(*strategies: str, cells=(WHOLE, TREE)) -> Sweep:
         "temperature": 0.7,
         "difficulty": PROBING._asdict(),
         **dict.fromkeys(("task", "split", "limit", "model", "scorer", "aggregate"), "x"),
+        "lm_weight": 0.0,
         "calculator": True,
     }
     return Sweep(options, Parameters(10), list(cells))
@@ -148,7 +149,7 @@ def test_the_table_holds_what_was_fitted(tmp_path):
     read = compute_optimal(path, SIZE)
     assert (read.probe, read.temperature, read.by) == (2, 0.7, "score")
     assert list(read.edges) == one.edges
-    assert read.fitted_on == Fitted("x", "x", "x", True)
+    assert read.fitted_on == Fitted("x", "x", "x", 0.0, True)
     search, sampling = read.choices
     assert search.strategy == tree_of_thoughts(width=1, temperature=0.7)
     assert search.budget.tokens == 90

@@ -152,6 +152,8 @@ def test_a_wrong_command_line_exits_with_2_and_names_the_nearest(
         ("data=missing.jsonl task=gsm8k", "There is no GSM8K file at missing.jsonl"),
         ("model=run/nowhere/at/all", "cannot load a causal language model"),
         ("aggregate=sum", "aggregate"),
+        ("lm_weight=2", "lm_weight must be between 0 and 1, not 2"),
+        ("lm_weight=0.5 scorer=null", "weighs the model's own probability against a scorer's word"),
     ],
 )
 def test_what_cannot_be_run_is_told_in_one_sentence(options, capsys, wrong, told):
@@ -188,7 +190,7 @@ def test_a_table_of_other_models_is_refused_where_scores_decide():
             fitted_on=fitted_on,
         )
 
-    fitted = Fitted("a", "judge", "min", True)
+    fitted = Fitted("a", "judge", "min", 0.0, True)
     given = fitted._replace(scorer=None)
     for same in (
         (table("score", fitted), fitted),

@@ -49,12 +49,13 @@ from tests.language import Checker, save_tiny_model, scripted, total_of
 SUMS = [Problem(q, q, total_of(q)) for q in ("3+4+5", "10+20", "1+2+3+4", "7+7+7", "5+6", "8+1+2")]
 
 
-def answered(strategy: Strategy, aggregate: str = "product", seed: int = 0):
+def answered(strategy: Strategy, aggregate: str = "product", seed: int = 0, lm_weight: float = 0.0):
     asking = Reasoner(
         engine=scripted(),
         strategy=strategy,
         scorer=Checker(),
         aggregate=aggregate,  # type: ignore[arg-type]
+        lm_weight=lm_weight,
     )
     plan = asking.plan([p.question for p in SUMS], seed=seed)
     return [
@@ -77,16 +78,18 @@ VOTES = {
 # ------------------------------------------------------------------------- records, without a model
 
 
+@pytest.mark.parametrize("lm_weight", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 @pytest.mark.parametrize("vote", VOTES)
-def test_choosing_again_is_choosing_with_the_model(vote, aggregate):
+def test_choosing_again_is_choosing_with_the_model(vote, aggregate, lm_weight):
     """From the records of best-of-7 by product comes what every other run would have chosen."""
     on_record = answered(whole(7, Argmax()))
-    really = answered(whole(7, VOTES[vote]), aggregate)
-    chosen = [chosen_by(record, vote, aggregate) for record in on_record]
+    really = answered(whole(7, VOTES[vote]), aggregate, lm_weight=lm_weight)
+    how = {"calculator": False, "lm_weight": lm_weight}
+    chosen = [chosen_by(record, vote, aggregate, **how) for record in on_record]
     assert [sample["text"] for sample in chosen] == [record["text"] for record in really]
     for one, other in zip(on_record, really, strict=True):
-        values = [revalued(sample, aggregate, calculator=False) for sample in one["samples"]]
+        values = [revalued(sample, aggregate, **how) for sample in one["samples"]]
         assert values == pytest.approx([sample["value"] for sample in other["samples"]])
 
 
@@ -109,6 +112,7 @@ def test_gains_of_scores_are_differences_at_every_size():
 
 def test_the_calculator_looks_at_text_alone():
     sample = {"text": "It is <<2+2=5>>5.\n#### 5", "scores": [0.9, 0.8], "value": 0.72}
+    sample |= {"logprob": -1.0, "tokens": 4}
     assert revalued(sample, "min", calculator=False) == 0.8
     assert revalued(sample, "min", calculator=True) == 0.0
     assert revalued({**sample, "value": None}, "min", calculator=True) == -math.inf

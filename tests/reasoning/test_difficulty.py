@@ -246,9 +246,9 @@ def test_a_table_says_who_is_asked(tmp_path):
 
 
 def test_a_table_says_what_it_was_fitted_with(tmp_path):
-    given = {"task": "x", "model": "a", "scorer": None, "aggregate": "min", "calculator": True}
-    read = compute_optimal(table(tmp_path, fitted_on=given), 8)
-    assert read.fitted_on == Fitted("a", None, "min", True)
+    fitted = Fitted("a", "b", "min", 0.5, True)
+    read = compute_optimal(table(tmp_path, fitted_on={"task": "x", **fitted._asdict()}), 8)
+    assert read.fitted_on == fitted
     earlier = compute_optimal(table(tmp_path, fitted_on={"task": "x", "model": "a"}), 8)
     assert earlier.fitted_on is None
 

@@ -257,6 +257,24 @@ def test_aggregates(aggregate, score):
     assert world.value(step.state).item() == pytest.approx(score)
 
 
+@pytest.mark.parametrize("lm_weight", [0.0, 0.25, 1.0])
+def test_the_models_own_probability_is_weighed_against_the_scorers_word(lm_weight):
+    """score^(1 - w) * P(solution)^w, and the scorer alone where the engine tells none."""
+    texts = "1+1=2\n", "2+2=5\n", "#### 5\n"
+    world = TextWorld(Checker(), lm_weight=lm_weight)
+    (step,) = moved(world, Thought("q", (1,)), lines(*texts, logprob=-2.0))
+    assert step.reward.item() == pytest.approx(0.18 ** (1 - lm_weight) * math.exp(-2 * lm_weight))
+    (step,) = moved(world, Thought("q", (1,)), lines(*texts, logprob=math.nan))
+    assert step.reward.item() == pytest.approx(0.18 ** (1 - lm_weight))
+
+
+def test_a_weight_that_weighs_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"lm_weight must be between 0 and 1, not 1\.5"):
+        TextWorld(Checker(), lm_weight=1.5)
+    with pytest.raises(ValueError, match=r"lm_weight=0\.5 weighs .* and there is no scorer"):
+        TextWorld(lm_weight=0.5)
+
+
 def test_an_unknown_aggregate_is_refused():
     with pytest.raises(ValueError, match="one of product, min, mean, last, not 'sum'"):
         TextWorld(aggregate="sum")  # type: ignore[arg-type]
