@@ -202,7 +202,8 @@ def check_options(
             raise ValueError(f"{name} must be {at_least}, not {value}")
     if steps is not None and len(steps) != 2:
         raise ValueError(f"steps must be [least,greatest], not {steps}")
-    if isinstance(strategy, Strategy) and strategy.world is not None and shots:
+    world = strategy.world if isinstance(strategy, Strategy) else None
+    if shots and world is not None and world.prompt is not None:
         raise ValueError(
             f"shots={shots} shows whole solutions, which this strategy does not write: give "
             "strategy.shots"

@@ -58,3 +58,13 @@ def miscalculated(text: str) -> bool:
         if said is not None and repeated is not None and repeated != said:
             return True
     return False
+
+
+def result_of(line: str) -> Fraction | None:
+    """The number behind the last ``=`` of a line, exactly: 12 of ``Ben has <<3*4=12>>12 apples``.
+
+    None where none stands there.
+    """
+    _, equals, said = line.replace(",", "").replace("$", "").rpartition("=")
+    plain = _CHARACTERS.match(said)
+    return evaluate(plain[0].rstrip(" \t\r\n.+-*/(")) if equals and plain else None

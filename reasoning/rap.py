@@ -3,79 +3,49 @@ arXiv:2305.14992).
 
 A state is the question and the sub-questions answered so far; an action is the next sub-question,
 which the language model proposes; the dynamics are the model's answer to it. It is another world
-than that of `reasoning.world` and the same search.
+than that of `reasoning.world` and the same search. What a sub-question is in a text, words or an
+open operation, is its form: `reasoning.rap_forms`.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mbrl_core import Model, Proposal, Rng, Tokens, Transition
 from mbrl_core.draws import integers
-from reasoning.engines.base import Completion, Engine, Finish, Request, Turn
-from reasoning.scorers.judges import SelfCritique
+from reasoning.engines.base import Completion, Engine, Request
+from reasoning.rap_forms import Form, Putting, Questions, SubQuestion
 from reasoning.world import Failures, Scorer, Step, Thought
 
-ASK, ANSWER = "Sub-question:", "Answer:"
-CLOSING = "That is enough to answer the problem:"
-INSTRUCTION = (
-    f"Take the problem apart into simpler ones. Write '{ASK}' and one question on a line, then "
-    f"'{ANSWER}' and on one line what follows for it, which ends with 'The answer is <answer>.' Go "
-    f"on so until enough is known. The last sub-question begins with '{CLOSING}'"
-)
 LEAST = 1e-6  # probability of a sub-question that is useless beyond doubt, as a prior
-
-
-class Dialogue(NamedTuple):
-    """A worked example: a problem, and its sub-questions with their answers."""
-
-    question: str
-    exchanges: tuple[tuple[str, str], ...]
-
-    @property
-    def text(self) -> str:
-        """The exchanges as they are to be written."""
-        return "".join(f"{ASK} {asked}\n{ANSWER} {answer}\n" for asked, answer in self.exchanges)
-
-
-class SubQuestion(NamedTuple):
-    """An action: a sub-question without its answer."""
-
-    steps: tuple[Step, ...]  # one, or none where nothing was asked
-    finish: Finish  # eos: it is the last; stop: it is not; or why there is none
-    logprob: float
-    useful: float  # P(yes) of whether it helps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rap:
     """How a language model is made a world of sub-questions.
 
-    A step earns useful^weight * confidence^(1 - weight): how likely the model thinks it that the
-    sub-question helps, and the share of the most frequent among `answers` sampled answers to it.
-    Rewards are summed, as in the published code; a value of unfinished states there is not, so a
-    search needs rollouts. In these the most useful of `choices` sub-questions is taken.
+    A step earns useful^weight * confidence^(1 - weight): how much the sub-question helps (as its
+    form has it), and the share of the most frequent among `answers` sampled answers to it, 1 where
+    it needs none. Rewards are summed, as in the published code; a value of unfinished states there
+    is not, so a search needs rollouts. In these the most useful of `choices` is taken.
 
+    form: what sub-questions are, and how their answers vote.
     depth: sub-questions at most; the last one of them is the problem itself.
     answers: sampled for each sub-question. weight: of usefulness, see above.
-    shots: worked examples.
-
-    Answers vote by what they say (`Task.answer`), and by their words where they say nothing; an
-    answer to the problem itself that says nothing ends in no solution.
     """
 
-    depth: int = 5
+    form: Form = field(default_factory=Questions)
+    depth: int = Questions.depth
     answers: int = 8
     weight: float = 0.5
     choices: int = 4
-    shots: tuple[Dialogue, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("depth", "answers", "choices"):
@@ -84,16 +54,10 @@ class Rap:
         if not 0 <= self.weight <= 1:
             raise ValueError(f"weight must be between 0 and 1, not {self.weight}")
 
-    def encode(self, engine: Engine, question: str) -> tuple[int, ...]:
-        """Token ids of the prompt for a question, up to where the first sub-question begins."""
-        if engine.chat:
-            turns = []
-            for shot in self.shots:
-                turns += [Turn("user", _ask(shot.question)), Turn("assistant", shot.text)]
-            return engine.encode_chat([*turns, Turn("user", _ask(question))])
-        shown = [f"Problem: {shot.question}\n{shot.text}" for shot in self.shots]
-        text = "\n".join([f"{INSTRUCTION}\n", *shown, f"Problem: {question}\n"])
-        return engine.encode(text, start=True)
+    @property
+    def prompt(self) -> Putting | None:
+        """How questions are put; None: as by other strategies, whose states are solutions, too."""
+        return self.form.prompt
 
     def model(
         self, engine: Engine, temperature: float, max_tokens: int, failures: Failures
@@ -104,22 +68,9 @@ class Rap:
         return Model(dynamics=world, policy=policy, rollout=MostUseful(policy))
 
 
-def _ask(question: str) -> str:
-    return f"{INSTRUCTION}\n\nProblem: {question}"
-
-
-def ask_useful(question: str, solution: str) -> str:
-    """Whether the last sub-question of a partial solution helps, to be answered by one word."""
-    return (
-        f"Problem: {question}\n{solution}\n"
-        "Does answering this last sub-question help to solve the problem? Answer Yes or No.\n"
-        "Answer:"
-    )
-
-
 @dataclass(frozen=True)
 class RapPolicy:
-    """Proposes sub-questions: equal ones merged, the most useful first, P(useful) their prior.
+    """Proposes sub-questions: equal ones merged, the most useful first, usefulness their prior.
 
     The last that `Rap.depth` allows is not sampled: it is the problem itself.
     """
@@ -129,32 +80,27 @@ class RapPolicy:
     temperature: float = 0.8
     max_tokens: int = 256
     failures: Failures = field(default_factory=dict, repr=False, compare=False)
-    judge: Scorer = field(init=False, repr=False, compare=False)
+    judge: Scorer | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_sampling(self.temperature, self.max_tokens)
-        object.__setattr__(self, "judge", SelfCritique(self.engine, ask=ask_useful))
+        object.__setattr__(self, "judge", self.rap.form.judge(self.engine))
 
     def propose(self, state: list[Thought], num: int, *, rng: Rng) -> Proposal:
         """See `Policy`."""
+        form = self.rap.form
         seeds = integers(rng, 2**31 - 1, len(state) * num).view(-1, num).tolist()
-        last = [len(thought.steps) + 1 >= self.rap.depth for thought in state]
-        rows = [row for row, ends in enumerate(last) if not ends]
-        label = self.engine.encode(ASK)
-        done = _sampled(
-            self.engine,
-            [state[row].tokens + label for row in rows],
-            [seeds[row] for row in rows],
-            self.temperature,
-            self.max_tokens,
-        )
-        drawn = dict(zip(rows, done, strict=True))
-        for row, made in drawn.items():
-            _note(self.failures, state[row], made)
+        label = self.engine.encode(form.labels[0])
+        texts = {
+            row: _Text(thought, label, form.stop, seeds[row])
+            for row, thought in enumerate(state)
+            if len(thought.steps) + 1 < self.rap.depth
+        }
+        drawn = _sampled(self.engine, texts, self.temperature, self.max_tokens, self.failures)
         options = [
-            _distinct(self._read(completion) for completion in drawn[row])
+            _distinct(form.read(self.engine, completion) for completion in drawn[row])
             if row in drawn
-            else [self._whole(thought.question)]
+            else [form.whole(self.engine, thought.question)]
             for row, thought in enumerate(state)
         ]
         options, scored = self._judged(state, options)
@@ -163,35 +109,21 @@ class RapPolicy:
         proposal = _padded(options)
         return proposal._replace(tokens=Tokens(decoded, prefilled, scored), drawn=number)
 
-    def _read(self, completion: Completion) -> SubQuestion:
-        """The sub-question of a completion; one that was cut is none."""
-        text = self.engine.decode(completion.tokens)
-        if completion.finish in ("length", "failed") or not text.strip():
-            finish: Finish = "failed" if completion.finish == "failed" else "length"
-            return SubQuestion((), finish, 0.0, 0.0)
-        tokens, text = _line(self.engine, completion.tokens, text)
-        finish = "eos" if CLOSING in text else "stop"
-        logprob = sum(completion.logprobs[: len(completion.tokens)])
-        return SubQuestion((Step(tokens, text, logprob),), finish, logprob, 0.0)
-
-    def _whole(self, question: str) -> SubQuestion:
-        """The problem as the last sub-question."""
-        text = f" {CLOSING} {question}\n"
-        return SubQuestion((Step(self.engine.encode(text), text, 0.0),), "eos", 0.0, 0.0)
-
     def _judged(
         self, state: list[Thought], options: list[list[SubQuestion]]
     ) -> tuple[list[list[SubQuestion]], Tensor]:
         """The options of each state by falling usefulness, and the tokens read to judge them."""
+        scored = torch.zeros(len(state), dtype=torch.int64)
+        if self.judge is None:
+            return list(map(_by_use, options)), scored
         asked = [
             (row, option) for row, some in enumerate(options) for option in some if option.steps
         ]
         thoughts = [
-            state[row]._replace(steps=(*state[row].steps, _labelled(option)))
+            state[row]._replace(steps=(*state[row].steps, self._labelled(option)))
             for row, option in asked
         ]
         scores, read = self.judge.score(thoughts, [1] * len(asked)) if asked else ([], [])
-        scored = torch.zeros(len(state), dtype=torch.int64)
         judged: list[list[SubQuestion]] = [
             [option for option in some if not option.steps] for some in options
         ]
@@ -205,7 +137,11 @@ class RapPolicy:
             else:
                 option = option._replace(useful=score[0])
             judged[row].append(option)
-        return [sorted(some, key=lambda option: -option.useful) for some in judged], scored
+        return list(map(_by_use, judged)), scored
+
+    def _labelled(self, option: SubQuestion) -> Step:
+        (step,) = option.steps
+        return step._replace(text=self.rap.form.labels[0] + step.text)
 
 
 class MostUseful(NamedTuple):
@@ -238,59 +174,49 @@ class RapWorld:
         """See `Dynamics`."""
         number = self.rap.answers
         seeds = integers(rng, 2**31 - 1, len(state) * number).view(-1, number).tolist()
-        ask, answer = self.engine.encode(ASK), self.engine.encode(ANSWER)
-        rows = [row for row, asked in enumerate(action) if asked.steps]
-        asked = {row: ask + action[row].steps[0].tokens + answer for row in rows}
-        done = _sampled(
-            self.engine,
-            [state[row].tokens + asked[row] for row in rows],
-            [seeds[row] for row in rows],
-            self.temperature,
-            self.max_tokens,
-        )
-        made = dict(zip(rows, done, strict=True))
-        thoughts = []
-        for row, (thought, option) in enumerate(zip(state, action, strict=True)):
-            if row in made:
-                _note(self.failures, thought, made[row])
-                thoughts.append(self._answered(thought, option, asked[row], made[row]))
-            else:
-                failed = option.finish == "failed"
-                thoughts.append(thought._replace(finish="failed" if failed else "cut"))
+        ask, answer = map(self.engine.encode, self.rap.form.labels)
+        texts = {
+            row: _Text(thought, ask + option.steps[0].tokens + answer, option.until, seeds[row])
+            for row, (thought, option) in enumerate(zip(state, action, strict=True))
+            if option.steps and option.until is not None
+        }
+        made = _sampled(self.engine, texts, self.temperature, self.max_tokens, self.failures)
+        thoughts = [
+            self._moved(thought, option, made.get(row, []))
+            for row, (thought, option) in enumerate(zip(state, action, strict=True))
+        ]
         reward = [_reward(thought) for thought in thoughts]
         going = [float(thought.finish == "open") for thought in thoughts]
         decoded, prefilled = _spent([made.get(row, []) for row in range(len(state))])
         tokens = Tokens(decoded, prefilled, torch.zeros_like(decoded))
         return Transition(thoughts, torch.tensor(reward), torch.tensor(going), tokens)
 
-    def _answered(
-        self,
-        thought: Thought,
-        option: SubQuestion,
-        asked: tuple[int, ...],
-        made: Sequence[Completion],
-    ) -> Thought:
+    def _moved(self, thought: Thought, option: SubQuestion, made: Sequence[Completion]) -> Thought:
         """The state with the answer of most completions; of equally frequent ones the first."""
+        if not option.steps:
+            return thought._replace(finish="failed" if option.finish == "failed" else "cut")
+        if option.until is None:
+            return self._grown(thought, option, None, 1.0)
         usable = [c for c in made if c.finish not in ("length", "failed")]
         if not usable:
             failed = any(completion.finish == "failed" for completion in made)
             return thought._replace(finish="failed" if failed else "cut")
         texts = [self.engine.decode(completion.tokens) for completion in usable]
-        said = [thought.task.answer(text) or text.strip() for text in texts]
+        said = [self.rap.form.said(thought.task, option, text) for text in texts]
         (key, votes), *_ = Counter(said).most_common(1)
-        place = said.index(key)
-        tokens, text = _line(self.engine, usable[place].tokens, texts[place])
-        logprob = option.logprob + sum(usable[place].logprobs[: len(usable[place].tokens)])
-        step = Step(asked + tokens, f"{ASK}{option.steps[0].text}{ANSWER}{text}", logprob)
         confidence = votes / sum(completion.finish != "failed" for completion in made)
+        return self._grown(thought, option, usable[said.index(key)], confidence)
+
+    def _grown(
+        self, thought: Thought, option: SubQuestion, answer: Completion | None, confidence: float
+    ) -> Thought:
+        steps, finish = self.rap.form.grown(self.engine, thought, option, answer)
         reward = option.useful**self.rap.weight * confidence ** (1 - self.rap.weight)
-        ends = option.finish == "eos"
-        empty = ends and thought.task.answer(text) is None
         return thought._replace(
-            steps=(*thought.steps, step),
+            steps=thought.steps + steps,
             scores=(*thought.scores, reward),
-            logprob=thought.logprob + logprob,
-            finish="cut" if empty else "answered" if ends else "open",
+            logprob=thought.logprob + sum(step.logprob for step in steps),
+            finish=finish,
         )
 
 
@@ -305,51 +231,50 @@ def _check_sampling(temperature: float, max_tokens: int) -> None:
         raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
 
 
+class _Text(NamedTuple):
+    """What something is to be written after: a state, and what comes behind it."""
+
+    thought: Thought
+    more: tuple[int, ...]
+    stop: tuple[str, ...]  # what ends that which is written
+    seeds: Sequence[int]  # of each time that it is
+
+
 def _sampled(
     engine: Engine,
-    texts: list[tuple[int, ...]],
-    seeds: list[list[int]],
+    texts: Mapping[int, _Text],
     temperature: float,
     max_tokens: int,
-) -> list[list[Completion]]:
-    """A line after each text for each of its seeds; nothing where the context is full."""
-    groups, requests = [], []
-    for text, row in zip(texts, seeds, strict=True):
-        room = min(max_tokens, engine.context - len(text))
-        groups.append(len(row) if room > 0 else 0)
-        if room > 0:
-            requests += [Request(text, room, temperature, seed, ("\n",)) for seed in row]
-    done: Iterator[Completion] = iter(engine.generate(requests) if requests else [])
+    failures: Failures,
+) -> dict[int, list[Completion]]:
+    """A completion of each row's text for each of its seeds; nothing where the context is full."""
     full = Completion((), "length", (), 0)
-    return [
-        [next(done) for _ in range(number)] or [full] * len(row)
-        for number, row in zip(groups, seeds, strict=True)
-    ]
-
-
-def _line(engine: Engine, tokens: tuple[int, ...], text: str) -> tuple[tuple[int, ...], str]:
-    """A line with its newline, which a text that ended the sequence lacks."""
-    if text.endswith("\n"):
-        return tokens, text
-    return tokens + engine.encode("\n"), text + "\n"
-
-
-def _labelled(option: SubQuestion) -> Step:
-    return option.steps[0]._replace(text=ASK + option.steps[0].text)
-
-
-def _note(failures: Failures, thought: Thought, made: Sequence[Completion]) -> None:
-    for completion in made:
+    made: dict[int, list[Completion]] = {}
+    requests, rows = [], []
+    for row, (thought, more, stop, seeds) in texts.items():
+        tokens = thought.tokens + more
+        room, key = min(max_tokens, engine.context - len(tokens)), thought.prompt
+        made[row] = [] if room > 0 else [full] * len(seeds)
+        if room > 0:
+            requests += [Request(tokens, room, temperature, seed, stop, key) for seed in seeds]
+            rows += [row] * len(seeds)
+    for row, completion in zip(rows, engine.generate(requests) if rows else [], strict=True):
+        made[row].append(completion)
         if completion.finish == "failed":
-            failures.setdefault(thought.prompt, completion.reason)
+            failures.setdefault(texts[row].thought.prompt, completion.reason)
+    return made
+
+
+def _by_use(options: Sequence[SubQuestion]) -> list[SubQuestion]:
+    return sorted(options, key=lambda option: -option.useful)
 
 
 def _distinct(options: Iterator[SubQuestion]) -> list[SubQuestion]:
     """Each sub-question once; those that are none are equal if they failed alike."""
-    first: dict[tuple[Finish, str], SubQuestion] = {}
+    first: dict[tuple[Any, ...], SubQuestion] = {}
     for option in options:
-        text = option.steps[0].text.strip() if option.steps else ""
-        first.setdefault((option.finish, text), option)
+        text = option.steps[0].text.strip() if option.steps else None
+        first.setdefault((option.finish, option.until, text), option)
     return list(first.values())
 
 
@@ -364,7 +289,7 @@ def _padded(options: list[list[SubQuestion]]) -> Proposal:
     return Proposal(actions, log_prior)
 
 
-def _spent(made: list[Sequence[Completion]] | list[list[Completion]]) -> tuple[Tensor, Tensor]:
+def _spent(made: Sequence[Sequence[Completion]]) -> tuple[Tensor, Tensor]:
     """Tokens generated and prefilled for each state."""
     decoded = [sum(len(c.tokens) + (c.finish == "eos") for c in some) for some in made]
     prefilled = [sum(c.prefilled for c in some) for some in made]

@@ -154,9 +154,9 @@ class Reasoner:
 
     def encode(self, question: str) -> tuple[int, ...]:
         """Token ids of the prompt for a question."""
-        if isinstance(self.strategy, Strategy) and self.strategy.world is not None:
-            return self.strategy.world.encode(self.engine, question)
-        prompt = self.prompt or self.task.prompt()
+        world = self.strategy.world if isinstance(self.strategy, Strategy) else None
+        own = None if world is None else world.prompt
+        prompt = own or self.prompt or self.task.prompt()
         if prompt is None:
             return self.engine.encode_prompt(question)
         return prompt.encode(self.engine, question)
@@ -196,11 +196,9 @@ class Reasoner:
         index = torch.tensor([i for i, t in enumerate(plan.final) if t.finish == "open"])
         if len(index) == 0:
             return plan
-        own = strategy.world is not None
-        greedy = model.rollout if own else self._policy("solution", 0.0, failures)
-        complete = RandomShooting(samples=1, horizon=self.max_steps if own else 1)
-        rest, _ = complete(
-            model._replace(policy=greedy),
+        model, steps = self._completing(model, strategy, failures)
+        rest, _ = RandomShooting(samples=1, horizon=steps)(
+            model,
             take(plan.final, index),
             rng=draws.take(rng, index),
         )
@@ -208,6 +206,17 @@ class Reasoner:
         for i, thought in zip(index.tolist(), rest.final, strict=True):
             final[i] = thought
         return plan._replace(final=final, cost=cost + rest.cost.spread(index, len(final)))
+
+    def _completing(
+        self, model: Model, strategy: Strategy, failures: Failures
+    ) -> tuple[Model, int]:
+        """What completes what is open, and in how many steps at most: greedily in one, unless
+        states are no solutions."""
+        if strategy.world is not None and strategy.world.prompt is not None:
+            return model._replace(policy=model.rollout), self.max_steps
+        if strategy.world is not None:  # it asks no scorer, and neither does this
+            model = model._replace(dynamics=TextWorld(max_steps=self.max_steps))
+        return model._replace(policy=self._policy("solution", 0.0, failures)), 1
 
 
 def _hash(seed: int, name: str) -> int:

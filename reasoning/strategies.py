@@ -27,7 +27,8 @@ from mbrl_core import (
     WeightedVote,
 )
 from reasoning.engines.base import Engine
-from reasoning.rap import Dialogue, Rap
+from reasoning.rap import Rap
+from reasoning.rap_forms import Dialogue, Form, Operations, Putting, Questions
 from reasoning.world import Failures, Unit
 
 
@@ -41,14 +42,17 @@ class Sampling(NamedTuple):
 class World(Protocol):
     """Another way than steps of a solution to make a world of a language model."""
 
-    def encode(self, engine: Engine, question: str) -> tuple[int, ...]:
-        """Token ids of the prompt for a question."""
+    @property
+    def prompt(self) -> Putting | None:
+        """How questions are put; None: as by other strategies, for states are solutions as theirs:
+        examples are whole solutions, and what is open is completed as there."""
         ...
 
     def model(
         self, engine: Engine, temperature: float, max_tokens: int, failures: Failures
     ) -> Model:
-        """What planners need, states being `Thought`s. `Model.rollout` completes what is open."""
+        """What planners need, states being `Thought`s. With a prompt of its own `Model.rollout`
+        completes what is open."""
         ...
 
 
@@ -277,7 +281,8 @@ def mcts(
 def rap(
     simulations: int = 10,
     candidates: int = 4,
-    depth: int = 5,
+    form: Literal["questions", "operations"] = "questions",
+    depth: int | None = None,
     answers: int = 8,
     weight: float = 0.5,
     exploration: float = 1.0,
@@ -287,14 +292,17 @@ def rap(
 ) -> Strategy:
     """Reasoning via planning (Hao et al. 2023): UCT over sub-questions and their answers.
 
-    `candidates` sub-questions are proposed at each node, `depth` of them make a solution at most;
-    `answers` and `weight` make the reward, see `reasoning.rap.Rap`. Every new node is played to the
-    end by the most useful sub-questions. `choose` takes, of the solutions met, the `best` by sum of
-    rewards or the answer with the highest sum of these. `shots` are worked examples: a `question`
-    and its `exchanges`, pairs of a sub-question and an answer. A scorer is not asked.
+    A sub-question is a line of a dialogue (`questions`) or of a solution up to its first `=`
+    (`operations`), see `reasoning.rap_forms`. `candidates` of them are proposed at each node,
+    `depth` make a solution at most, by default what the form needs; `answers` and `weight` make the
+    reward, see `reasoning.rap.Rap`. Every new node is played to the end by the most useful
+    sub-questions. `choose` takes, of the solutions met, the `best` by sum of rewards or the answer
+    with the highest sum of these. `shots` are worked examples of a dialogue: a `question` and its
+    `exchanges`, pairs of a sub-question and an answer. A scorer is not asked.
     """
-    examples = tuple(_dialogue(number, shot) for number, shot in enumerate(shots))
-    world = Rap(depth=depth, answers=answers, weight=weight, choices=candidates, shots=examples)
+    kind = _form(form, shots)
+    depth = kind.depth if depth is None else depth
+    world = Rap(form=kind, depth=depth, answers=answers, weight=weight, choices=candidates)
     planner = MCTS(
         simulations=simulations,
         candidates=candidates,
@@ -304,6 +312,20 @@ def rap(
         rollout_depth=depth,
     )
     return Strategy(planner=planner, unit="step", temperature=temperature, world=world)
+
+
+def _form(name: str, shots: Sequence[Mapping[str, Any]]) -> Form:
+    """What sub-questions are. Raises ValueError on an unknown one or examples that do not fit."""
+    if name == "questions":
+        return Questions(tuple(_dialogue(number, shot) for number, shot in enumerate(shots)))
+    if name != "operations":
+        raise ValueError(f"form must be questions or operations, not {name!r}")
+    if shots:
+        raise ValueError(
+            "strategy.shots are dialogues, which form=operations does not write: give whole "
+            "solutions, as shots=N"
+        )
+    return Operations()
 
 
 def _dialogue(number: int, shot: Mapping[str, Any]) -> Dialogue:

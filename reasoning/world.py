@@ -39,6 +39,9 @@ class Continuation(NamedTuple):
     logprob: float  # of the steps' tokens, at temperature 1
 
 
+Ending = Literal["open", "answered", "cut", "failed"]
+
+
 class Thought(NamedTuple):
     """A state: a question and the solution so far."""
 
@@ -47,7 +50,7 @@ class Thought(NamedTuple):
     steps: tuple[Step, ...] = ()
     scores: tuple[float, ...] = ()  # of each step, where there is a scorer
     logprob: float = 0.0
-    finish: Literal["open", "answered", "cut", "failed"] = "open"
+    finish: Ending = "open"
     task: Task = GSM8K  # what the question is one of: says where a solution ends, and what it says
 
     @property
@@ -179,7 +182,7 @@ class LanguagePolicy:
 
     def _candidates(self, completion: Completion) -> list[Continuation]:
         """The lines of a list; where there is none, one candidate that is cut, or has failed."""
-        steps = self._lines(completion)
+        steps = lines_of(self.engine, completion)
         if steps and "\n" not in steps[-1].text:
             last = steps.pop()
             if completion.finish != "length":
@@ -208,37 +211,37 @@ class LanguagePolicy:
 
     def _continuation(self, completion: Completion, thought: Thought) -> Continuation:
         """Cut into steps at newlines; nothing is kept after a closing line."""
-        steps = self._lines(completion)
-        lines = [step.text for step in thought.steps]
-        for number, step in enumerate(steps, 1):
-            lines.append(step.text)
-            if "\n" in step.text and thought.task.closed(lines):
-                return self._of(steps[:number], "eos", completion)
-        return self._of(steps, completion.finish, completion)
-
-    def _lines(self, completion: Completion) -> list[Step]:
-        """A completion cut behind its newlines."""
-        steps: list[Step] = []
-        line: list[int] = []
-        for token in completion.tokens:
-            line.append(token)
-            if "\n" in self.engine.decode([token]):
-                steps.append(self._step(line, steps, completion))
-                line = []
-        if line:
-            steps.append(self._step(line, steps, completion))
-        return steps
-
-    def _step(self, line: list[int], before: list[Step], completion: Completion) -> Step:
-        """The tokens of a line of a completion, which comes after the steps before it."""
-        start = sum(len(step.tokens) for step in before)
-        logprob = sum(completion.logprobs[start : start + len(line)])
-        return Step(tuple(line), self.engine.decode(line), logprob)
+        steps = lines_of(self.engine, completion)
+        kept = closed_at(thought, steps)
+        return self._of(steps[:kept], "eos" if kept else completion.finish, completion)
 
     def _of(self, steps: list[Step], finish: Finish, completion: Completion) -> Continuation:
         """A continuation of the first `steps` of a completion."""
         kept = sum(len(step.tokens) for step in steps)
         return Continuation(tuple(steps), finish, sum(completion.logprobs[:kept]))
+
+
+def lines_of(engine: Engine, completion: Completion) -> list[Step]:
+    """A completion cut behind its newlines."""
+    steps: list[Step] = []
+    start = 0
+    for end, token in enumerate(completion.tokens, 1):
+        if "\n" in engine.decode([token]) or end == len(completion.tokens):
+            line, logprob = completion.tokens[start:end], sum(completion.logprobs[start:end])
+            steps.append(Step(line, engine.decode(line), logprob))
+            start = end
+    return steps
+
+
+def closed_at(thought: Thought, steps: Sequence[Step]) -> int | None:
+    """After how many further steps a line closes the solution, after which nothing is kept; None
+    where none does."""
+    lines = [step.text for step in thought.steps]
+    for number, step in enumerate(steps, 1):
+        lines.append(step.text)
+        if "\n" in step.text and thought.task.closed(lines):
+            return number
+    return None
 
 
 def _spent(completions: list[Completion], num: int) -> Tokens:
@@ -409,7 +412,7 @@ class TextWorld:
 
     def _append(self, thought: Thought, action: Continuation) -> Thought:
         steps = thought.steps + action.steps
-        finish: Literal["open", "answered", "cut", "failed"] = "open"
+        finish: Ending = "open"
         closed = bool(action.steps) and thought.task.closed([step.text for step in steps])
         if action.finish == "eos" or closed:
             finish = "answered"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from evals.records import SUMMARY, check_format, load_run, write_atomically
 from evals.scaling.curves import Parameters, Record
+from reasoning.rap_forms import Operations, Questions
 
 SWEEP = "scaling.json"
 CHOOSING = "compute_optimal"  # reads off the other cells what each question's difficulty asks for
@@ -139,10 +140,27 @@ def _receding(size: int, nodes: int) -> tuple[str, ...] | None:
 
 
 def _rap(size: int, nodes: int) -> tuple[str, ...] | None:
-    """A simulation is a step and a rollout of `depth` further ones."""
-    depth = min(5, nodes - 1)
+    """Sub-questions in words."""
+    return _sub_questions(nodes, Questions.depth)
+
+
+def _rap_operations(size: int, nodes: int) -> tuple[str, ...] | None:
+    """Sub-questions that are operations.
+
+    A rollout samples every line's `candidates` beginnings and `answers` ends: with the square root
+    of `size` of each it takes about as many solutions, and as many simulations are left.
+    """
+    number = math.isqrt(size)
+    sampled = f"strategy.candidates={min(4, number)}", f"strategy.answers={min(8, number)}"
+    return _sub_questions(nodes, Operations.depth, "strategy.form=operations", *sampled)
+
+
+def _sub_questions(nodes: int, deepest: int, *more: str) -> tuple[str, ...] | None:
+    """A simulation is a step and a rollout of `depth` further ones, the last of which may be all
+    that remains of a solution: a search that is not deep finishes, too."""
+    depth = min(deepest, nodes - 1)
     shape = f"strategy.simulations={SLACK * nodes}", f"strategy.depth={depth}"
-    return ("strategy=rap", *shape) if depth > 0 else None
+    return ("strategy=rap", *shape, *more) if depth > 0 else None
 
 
 def _depth_first(size: int, nodes: int) -> tuple[str, ...]:
@@ -173,6 +191,7 @@ TREES: dict[str, Options] = {
     "lookahead": _lookahead,
     "receding": _receding,
     "rap": _rap,
+    "rap_operations": _rap_operations,
 }
 """Options of each tree search from its size in whole solutions and from the nodes these have; None
 where so few do not pay for a step."""

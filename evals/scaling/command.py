@@ -116,7 +116,8 @@ def scaling(
     check_difficulty(probing, strategies, budgets)
     if shots and "rap" in strategies:
         raise ValueError(
-            f"shots={shots} shows whole solutions, which rap does not write: leave rap out"
+            f"shots={shots} shows whole solutions, which rap does not write: leave rap out, or "
+            "take rap_operations"
         )
     folder = Path(out)
     first = first_cells(strategies, budgets)

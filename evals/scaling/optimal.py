@@ -22,7 +22,8 @@ PREDICTED, ORACLE = CHOOSING, "compute_optimal_oracle"
 TABLE = "compute_optimal.json"
 ORDERS = 10  # random orders of the samples, of which the first are the probe
 UNSCORED = ("self_consistency",)
-APART = ("rap", "receding")  # what no table holds: another world, a strategy in a strategy
+APART = ("rap", "rap_operations", "receding")
+"""What no table holds: another world, a strategy in a strategy."""
 
 
 class Probing(NamedTuple):

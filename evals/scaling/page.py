@@ -66,6 +66,7 @@ NAMES = {
     "lookahead": "lookahead",
     "receding": "receding MCTS",
     "rap": "RAP",
+    "rap_operations": "RAP (operations)",
     PREDICTED: "compute-optimal (predicted)",
     ORACLE: "compute-optimal (oracle)",
 }

@@ -294,6 +294,20 @@ def test_a_search_that_a_size_does_not_pay_for_is_left_out():
     ]
 
 
+def test_a_simulation_over_operations_takes_the_square_root_of_a_size():
+    """Of 16 solutions, four beginnings and four ends of every line are four solutions' worth."""
+    cells = tree_cells(["rap_operations"], [1, 4, 16, 100], ["tokens"], Unit(5.5, 85.0))
+    shape = {
+        cell.size: [option.partition("=")[2] for option in cell.options[2:6]] for cell in cells
+    }
+    assert shape == {
+        1: ["5", "operations", "1", "1"],
+        4: ["8", "operations", "2", "2"],
+        16: ["8", "operations", "4", "4"],
+        100: ["8", "operations", "4", "8"],
+    }
+
+
 @pytest.mark.parametrize(
     ("call", "told"),
     [
@@ -389,6 +403,14 @@ def test_small_sizes_do_not_stop_a_sweep(model, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "run/report.html").exists()
     assert list((tmp_path / "run").glob("rap-*-nodes/summary.json"))
     assert list((tmp_path / "run").glob("particle_filter-*-nodes/summary.json"))
+
+
+def test_solutions_are_shown_to_what_writes_solutions(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    small = ["strategies=[rap_operations]", "budgets=[4]", "by=[tokens]", "limit=2", "shots=1"]
+    assert run(options(model, *small)) == 0, capsys.readouterr().err
+    assert list((tmp_path / "run").glob("rap_operations-*-tokens/summary.json"))
 
 
 def test_what_a_sweep_could_not_end_with_is_refused_before_it_begins(model, tmp_path, capsys):

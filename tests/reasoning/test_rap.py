@@ -1,4 +1,4 @@
-"""Reasoning via planning on a scripted model that takes sums apart."""
+"""Reasoning via planning on scripted models that take sums apart, in either form."""
 
 from __future__ import annotations
 
@@ -9,19 +9,29 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mbrl_core import MCTS, Budget, generator
+from mbrl_core import MCTS, Argmax, Budget, generator
 from mbrl_core.testing import check_model, check_planner
-from reasoning.engines import Score, ScriptedEngine, TransformersEngine, failure
-from reasoning.rap import CLOSING, INSTRUCTION, Dialogue, Rap, RapPolicy, RapWorld, SubQuestion
+from reasoning.engines import Completion, Score, ScriptedEngine, TransformersEngine, failure
+from reasoning.prompts import Prompt, Shot
+from reasoning.rap import Rap, RapPolicy, RapWorld
+from reasoning.rap_forms import (
+    CLOSING,
+    INSTRUCTION,
+    Dialogue,
+    Operations,
+    Questions,
+    SubQuestion,
+)
 from reasoning.reasoner import Reasoner
-from reasoning.strategies import rap
+from reasoning.strategies import greedy, rap
 from reasoning.world import Step, Thought
-from tests.language import save_tiny_model, total_of
+from tests.language import recite, save_tiny_model, total_of
 from tests.worlds import tensor_garden, tensor_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* no candidate of roots:RuntimeWarning")
 QUESTIONS = ["3+4+5", "10+20", "7+7+7"]
 SEARCH = rap(simulations=6, candidates=4, depth=4, answers=5)
+SOLVE = rap(simulations=6, candidates=4, form="operations", answers=5)
 
 
 def talking(text: str) -> list[tuple[str, float]]:
@@ -43,6 +53,27 @@ def talking(text: str) -> list[tuple[str, float]]:
     return [(f" {asked[8:-1]}={n}. The answer is {n}.\n", weight) for n, weight in answers]
 
 
+def solving(text: str) -> list[tuple[str, float]]:
+    """Solves a sum line by line, with a remark or without; right in an answer more often than not.
+    After its answer it rambles on."""
+    question, *lines, part = text.split("\n")
+    first, *others = map(int, question.split("+"))
+    sums = [line for line in lines if "=" in line]
+    total = int(sums[-1].split("=")[1].split()[0]) if sums else first
+    rest = others[len(sums) :]
+    if part.endswith("="):
+        right = total + rest[0]
+        return [
+            (f"{right} eggs.\n", 3.0),
+            (f"{right} in all.\n", 2.0),
+            (f"{right + 1} eggs.\n", 2.0),
+        ]
+    if not rest:
+        return [(f"#### {total}\n1+1=2\n\0", 3.0), (f"That is {total}.\0", 1.0)]
+    remark = [] if "Let us see.\n" in text else [("Let us see.\n", 1.0)]
+    return [(f"So {total}+{rest[0]}=", 3.0), (f"{total}+{rest[0]}=", 2.0), *remark]
+
+
 def useful(text: str, option: str) -> float:
     """A sum helps, 4 to 1; the problem itself when all is known, and nonsense never."""
     problem = text.split("Problem: ")[1]
@@ -52,6 +83,11 @@ def useful(text: str, option: str) -> float:
     return 4.0 if helps == (option == "Y") else 1.0
 
 
+def problem_in(tokens) -> str:
+    """The problem that a text of either form is about."""
+    return "".join(map(chr, tokens)).rsplit("Problem: ", 1)[-1].split("\n")[0]
+
+
 class Counting(ScriptedEngine):
     """Counts what it generates for each problem, and reads to judge it."""
 
@@ -59,19 +95,20 @@ class Counting(ScriptedEngine):
         super().__init__(script, useful)
         self.decoded, self.read = Counter(), Counter()
         self.said = []
+        self.asked = []
 
     def generate(self, requests):
         made = super().generate(requests)
+        self.asked += requests
         for request, completion in zip(requests, made, strict=True):
-            problem = self.decode(request.tokens).rsplit("Problem: ", 1)[1].split("\n")[0]
-            self.decoded[problem] += len(completion.tokens) + (completion.finish == "eos")
+            spent = len(completion.tokens) + (completion.finish == "eos")
+            self.decoded[problem_in(request.tokens)] += spent
             self.said.append(self.decode(completion.tokens))
         return made
 
     def score(self, requests):
         for request in requests:
-            problem = self.decode(request.tokens).split("Problem: ")[1].split("\n")[0]
-            self.read[problem] += len(request.tokens)
+            self.read[problem_in(request.tokens)] += len(request.tokens)
         return super().score(requests)
 
 
@@ -81,19 +118,24 @@ def asking(strategy=SEARCH, engine=None, **options) -> Reasoner:
 
 def start(question: str, engine=None) -> Thought:
     engine = engine or Counting()
-    return Thought(question, Rap().encode(engine, question))
+    return Thought(question, Questions().encode(engine, question))
 
 
 def sub(text: str, finish: str = "stop", usefulness: float = 0.8) -> SubQuestion:
     step = Step(tuple(map(ord, text)), text, -1.0)
-    return SubQuestion((step,), finish, -1.0, usefulness)  # type: ignore[arg-type]
+    return SubQuestion((step,), finish, usefulness)  # type: ignore[arg-type]
 
 
 def rng():
     return generator(0)
 
 
-# -------------------------------------------------------------------------------------- the world
+both = pytest.mark.parametrize(
+    ("search", "script"), [(SEARCH, talking), (SOLVE, solving)], ids=["questions", "operations"]
+)
+
+
+# ---------------------------------------------------------------------------- the world: questions
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
@@ -168,11 +210,11 @@ def test_what_does_not_fit_is_cut():
 def test_examples_come_before_the_problem():
     engine = Counting()
     shots = (Dialogue("1+1", (("What is 1+1?", "The answer is 2."),)),)
-    text = engine.decode(Rap(shots=shots).encode(engine, "3+4"))
+    text = engine.decode(Questions(shots).encode(engine, "3+4"))
     shown = "Problem: 1+1\nSub-question: What is 1+1?\nAnswer: The answer is 2.\n"
     assert shown in text and text.endswith("\n\nProblem: 3+4\n")
     given = [{"question": "1+1", "exchanges": [["What is 1+1?", "The answer is 2."]]}]
-    assert rap(shots=given).world == Rap(shots=shots)
+    assert rap(shots=given).world == Rap(form=Questions(shots))
 
 
 @pytest.mark.parametrize("wrong", [{"depth": 0}, {"answers": 0}, {"choices": 0}, {"weight": 1.5}])
@@ -211,6 +253,177 @@ def test_what_it_answers_need_not_be_a_number():
     assert "'The answer is <answer>.'" in INSTRUCTION and "<number>" not in INSTRUCTION
 
 
+# --------------------------------------------------------------------------- the world: operations
+
+RULES = Rap(form=Operations(), answers=25)
+
+
+def at(text: str = "", question: str = "3+4+5") -> Thought:
+    """A state whose solution so far is `text`."""
+    steps = tuple(Step(tuple(map(ord, line)), line, -1.0) for line in text.splitlines(True))
+    return Thought(question, tuple(map(ord, f"{question}\n")), steps)
+
+
+def opened(text: str, finish: str = "stop", until=("\n",)) -> SubQuestion:
+    return sub(text, finish)._replace(until=until)
+
+
+def stepped(state: Thought, action: SubQuestion, rules: Rap = RULES):
+    engine = Counting(solving)
+    return RapWorld(engine, rules).step([state], [action], rng=rng()), engine
+
+
+def test_an_action_is_a_line_up_to_its_first_equals_sign():
+    policy = RapPolicy(Counting(solving), Rap(form=Operations()))
+    proposal = policy.propose([at()], 40, rng=rng())
+    texts = [action.steps[0].text for action in proposal.actions]
+    assert texts == ["So 3+4=", "Let us see.\n", "3+4="], "equal ones are one"
+    assert [action.until for action in proposal.actions] == [("\n",), None, ("\n",)]
+    assert proposal.tokens.scored.tolist() == [0], "no judge is asked"
+    assert proposal.drawn.tolist() == [40]
+
+
+def test_useful_is_the_mean_probability_of_a_token_at_temperature_1():
+    """The script tells one probability for a text, that of its first character."""
+    for temperature in (0.5, 1.0):
+        policy = RapPolicy(Counting(solving), Rap(form=Operations()), temperature)
+        proposal = policy.propose([at()], 60, rng=rng())
+        found = {action.steps[0].text: action.useful for action in proposal.actions}
+        likely = {"So 3+4=": 3 / 6, "3+4=": 2 / 6, "Let us see.\n": 1 / 6}
+        assert found == pytest.approx({text: p ** (1 / len(text)) for text, p in likely.items()})
+        priors = [action.useful for action in proposal.actions]
+        assert proposal.log_prior.exp().tolist() == [pytest.approx(sorted(priors, reverse=True))]
+    untold = Completion((51, 61), "stop", (math.nan, math.nan), 0)
+    assert Operations().read(Counting(solving), untold).useful == 0.5
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_answers_vote_by_the_number_that_they_come_to(weight):
+    """`7 eggs.` and `7 in all.` are one answer, of which the first is believed."""
+    moved, engine = stepped(at(), opened("So 3+4="), replace(RULES, weight=weight))
+    right = [text for text in engine.said if text.startswith("7")]
+    assert len(engine.said) == 25 > len(right) > 0 and len(set(right)) == 2
+    (thought,) = moved.state
+    assert thought.text == f"So 3+4={right[0]}" and thought.finish == "open"
+    assert moved.reward.item() == pytest.approx(0.8**weight * (len(right) / 25) ** (1 - weight))
+    assert thought.tokens == thought.prompt + engine.encode(thought.text)
+    assert moved.tokens.decoded.tolist() == [sum(map(len, engine.said))]
+
+
+def test_answers_without_a_number_vote_by_their_words():
+    engine = Counting(lambda _: [("many.\n", 2.0), ("some.\n", 1.0)])
+    moved = RapWorld(engine, RULES).step([at()], [opened("That is =")], rng=rng())
+    (most, number), *_ = Counter(engine.said).most_common(1)
+    assert moved.state[0].text == f"That is ={most}"
+    assert moved.reward.item() == pytest.approx(math.sqrt(0.8 * number / 25))
+
+
+def test_a_statement_needs_no_answer():
+    moved, engine = stepped(at(), opened("Let us see.\n", until=None))
+    assert moved.state[0].text == "Let us see.\n" and moved.state[0].finish == "open"
+    assert not engine.said and moved.tokens.decoded.tolist() == [0]
+    assert moved.reward.item() == pytest.approx(math.sqrt(0.8)), "its confidence is 1"
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "answer"),
+    [("#### 12\n", "stop", "12"), ("That is 12.", "eos", "12"), ("", "eos", "12")],
+)
+def test_a_solution_ends_as_in_other_strategies(text, finish, answer):
+    moved, _ = stepped(at("So 3+4=7 eggs.\n7+5=12\n"), opened(text, finish, None))
+    assert moved.discount.tolist() == [0] and moved.reward.item() > 0
+    assert moved.state[0].finish == "answered" and moved.state[0].answer == answer
+
+
+def test_an_answer_may_end_the_solution():
+    engine = ScriptedEngine(lambda _: [("12\0", 1.0)])
+    moved = RapWorld(engine, RULES).step([at()], [opened("#### 7+5=")], rng=rng())
+    assert moved.state[0].finish == "answered" and moved.state[0].text == "#### 7+5=12"
+
+
+def test_the_last_sub_question_is_all_that_remains():
+    """Whole solutions answer it: they vote as such, and nothing is kept after a closing line."""
+    rules = replace(RULES, depth=2)
+    state = at("So 3+4=7 eggs.\n")
+    engine = Counting(solving)
+    proposal = RapPolicy(engine, rules).propose([state], 4, rng=rng())
+    assert len(proposal.actions) == 1 and not engine.said
+    assert proposal.actions[0].useful == 1 and proposal.tokens.decoded.tolist() == [0]
+    moved, engine = stepped(state, proposal.actions[0], rules)
+    votes = Counter(state.task.answer(text) for text in engine.said)
+    (most, number), *_ = votes.most_common(1)
+    (thought,) = moved.state
+    assert thought.finish == "answered" and thought.answer == most and len(votes) == 2
+    assert moved.reward.item() == pytest.approx(math.sqrt(number / 25))
+    assert "1+1=2" in "".join(engine.said) and "1+1=2" not in thought.text
+    assert [step.text.count("\n") for step in thought.steps[:-1]] == [1] * (len(thought.steps) - 1)
+
+
+class Pieces(ScriptedEngine):
+    """Tokens that are more than a character."""
+
+    table = ("3*4", "=1", "2>>12 eggs.\n", "=\n", "=12\n")
+
+    def decode(self, tokens):
+        return "".join(self.table[token] for token in tokens)
+
+
+def test_what_a_token_holds_behind_the_equals_sign_stays_with_it():
+    engine, form = Pieces(solving), Operations()
+    asked = form.read(engine, Completion((0, 1), "stop", (-1.0, -3.0), 0))
+    assert asked.steps[0].text == "3*4=1" and asked.until == ("\n",)
+    assert asked.useful == pytest.approx(math.exp(-2))
+    assert form.said(at().task, asked, "2>>12 eggs.\n") == "12"
+    answer = Completion((2,), "stop", (-1.0,), 0)
+    (line,), finish = form.grown(engine, at(), asked, answer)
+    assert line == ((0, 1, 2), "3*4=12>>12 eggs.\n", -5.0) and finish == "open"
+    for ends in (3, 4):
+        over = form.read(engine, Completion((0, ends), "stop", (-1.0, -1.0), 0))
+        assert over.until is None, "with the newline in it the line is over"
+        assert form.grown(engine, at(), over, None)[0][0].tokens == (0, ends)
+
+
+def test_tokens_are_never_joined_anew(tmp_path):
+    engine = TransformersEngine(save_tiny_model(tmp_path), device="cpu")
+    prompt = engine.encode_prompt("How many eggs?")
+    text = "Tom has <<3*4=12>>12 eggs.\nThat is all.\n#### 12"
+    tokens = recite(engine, prompt, text)
+    plan = asking(rap(simulations=3, form="operations"), engine).plan(["How many eggs?"])
+    (thought,) = plan.final
+    assert thought.text == text and thought.tokens == prompt + tokens
+    assert [step.text for step in thought.steps] == text.splitlines(True)
+    assert thought.finish == "answered" and thought.scores == pytest.approx((1, 1, 1))
+
+
+def test_questions_are_put_as_in_other_strategies():
+    shown = Prompt(shots=(Shot("1+1", "1+1=2\n#### 2"),))
+    for prompt in (None, shown):
+        usual = asking(greedy(), Counting(solving), prompt=prompt)
+        ours = asking(SOLVE, Counting(solving), prompt=prompt)
+        assert ours.encode("3+4") == usual.encode("3+4")
+    assert asking(prompt=shown).encode("3+4") == Questions().encode(Counting(), "3+4")
+
+
+def test_what_a_search_leaves_open_is_completed_greedily():
+    short = replace(SOLVE, planner=MCTS(simulations=1, candidates=2))
+    left = asking(short, Counting(solving), finish=False).plan(QUESTIONS)
+    engine = Counting(solving)
+    plan = asking(short, engine).plan(QUESTIONS)
+    assert all(thought.finish == "open" for thought in left.final)
+    assert all(thought.finish == "answered" for thought in plan.final)
+    assert [request.temperature for request in engine.asked].count(0.0) == len(QUESTIONS)
+    assert plan.cost.tokens.decoded.tolist() == [engine.decoded[q] for q in QUESTIONS]
+
+
+def test_a_form_that_cannot_be_is_refused():
+    assert (rap().world.depth, rap(form="operations").world.depth) == (5, 8)
+    with pytest.raises(ValueError, match="form must be questions or operations, not 'words'"):
+        rap(form="words")
+    given = [{"question": "1+1", "exchanges": [["What is 1+1?", "The answer is 2."]]}]
+    with pytest.raises(ValueError, match=r"strategy\.shots are dialogues, which form=op"):
+        rap(form="operations", shots=given)
+
+
 # ------------------------------------------------------------------------------------- the search
 
 
@@ -225,12 +438,16 @@ def test_one_generator_serves_all_questions():
     assert all(thought.finish != "open" for thought in plan.final)
 
 
-def test_it_is_another_world_and_the_same_search():
-    assert type(SEARCH.planner) is MCTS
-    model = asking().model()
-    states = [start(question) for question in QUESTIONS]
-    check_model(model, states)
-    check_planner(SEARCH.planner, model, states)
+@both
+def test_it_is_another_world_and_the_same_search(search, script):
+    assert type(search.planner) is MCTS
+    reasoner = asking(search, Counting(script))
+    states = [Thought(question, reasoner.encode(question)) for question in QUESTIONS]
+    check_model(reasoner.model(), states)
+    check_planner(search.planner, reasoner.model(), states)
+
+
+def test_it_searches_tensors_too():
     over_tensors = rap(simulations=6, choose="best").planner
     plan, _ = over_tensors(tensor_garden(), tensor_rows(["start", "gate"]), rng=rng())
     assert isinstance(plan.final, torch.Tensor) and plan.valid.all()
@@ -242,8 +459,18 @@ def test_it_takes_sums_apart():
     assert all(answer.finished and CLOSING in answer.text for answer in found)
 
 
-def test_every_trace_ends_and_its_return_is_the_sum_of_its_rewards():
-    plan = asking(rap(simulations=8, choose="best")).plan(["3+4+5"])
+def test_it_solves_sums_line_by_line():
+    found = asking(rap(simulations=12, answers=9, form="operations"), Counting(solving))(QUESTIONS)
+    assert [answer.answer for answer in found] == [total_of(question) for question in QUESTIONS]
+    assert all(answer.finished and "1+1" not in answer.text for answer in found)
+    lines = [line for answer in found for line in answer.text.split("\n") if "=" in line]
+    assert len(lines) == sum(question.count("+") for question in QUESTIONS)
+
+
+@both
+def test_every_trace_ends_and_its_return_is_the_sum_of_its_rewards(search, script):
+    best = replace(search, planner=replace(search.planner, reduce=Argmax()))
+    plan = asking(best, Counting(script)).plan(["3+4+5"])
     played = plan.trace.played
     worth = [sum(thought.scores) for thought in played.final]
     finite = [math.isfinite(value) for value in played.returns.tolist()]
@@ -254,41 +481,46 @@ def test_every_trace_ends_and_its_return_is_the_sum_of_its_rewards():
     assert all(len(thought.steps) <= 5 for thought in played.final)
 
 
+@both
 @pytest.mark.parametrize("budget", [None, Budget(tokens=300)], ids=["free", "limited"])
-def test_the_ledger_counts_what_was_generated_and_read(budget):
-    engine = Counting()
-    plan = asking(engine=engine).plan(QUESTIONS, budget=budget)
+def test_the_ledger_counts_what_was_generated_and_read(search, script, budget):
+    engine = Counting(script)
+    plan = asking(search, engine).plan(QUESTIONS, budget=budget)
     assert plan.cost.tokens.decoded.tolist() == [engine.decoded[q] for q in QUESTIONS]
     assert plan.cost.tokens.scored.tolist() == [engine.read[q] for q in QUESTIONS]
     assert all(thought.finish == "answered" for thought in plan.final)
 
 
-def test_a_question_is_answered_alike_whatever_is_asked_beside_it():
+@both
+def test_a_question_is_answered_alike_whatever_is_asked_beside_it(search, script):
+    def plan_of(questions, seed=3):
+        return asking(search, Counting(script)).plan(questions, seed=seed)
+
     def outcome(plan, row):
         mine = (plan.trace.played.root == row).nonzero().flatten().tolist()
         played = [plan.trace.played.final[i] for i in mine]
         spent = [int(amount[row]) for amount in (*plan.cost.tokens, plan.cost.steps)]
         return plan.final[row], plan.value[row].item(), played, spent
 
-    alone = [outcome(asking().plan([q], seed=3), 0) for q in QUESTIONS]
+    alone = [outcome(plan_of([q]), 0) for q in QUESTIONS]
     for order in ([0, 1, 2], [2, 0, 1], [1, 2]):
-        plan = asking().plan([QUESTIONS[i] for i in order], seed=3)
+        plan = plan_of([QUESTIONS[i] for i in order])
         assert [outcome(plan, row) for row in range(len(order))] == [alone[i] for i in order]
-    assert asking().plan(["3+4+5"], seed=4).trace.played.final != alone[0][2]
+    assert plan_of(["3+4+5"], seed=4).trace.played.final != alone[0][2]
 
 
 class Flaky(Counting):
     """Fails to say anything, or to judge, where the problem is `bad`."""
 
-    def __init__(self, bad, part):
-        super().__init__()
-        self.bad, self.part = f"Problem: {bad}\n", part
+    def __init__(self, bad, part, script=talking):
+        super().__init__(script)
+        self.bad, self.part = bad, part
 
     def generate(self, requests):
         made = super().generate(requests)
         fails = self.part == "generate"
         return [
-            failure("not today") if fails and self.bad in self.decode(r.tokens) else c
+            failure("not today") if fails and problem_in(r.tokens) == self.bad else c
             for r, c in zip(requests, made, strict=True)
         ]
 
@@ -296,18 +528,23 @@ class Flaky(Counting):
         fails = self.part == "score"
         return [
             Score(found.logprobs * math.nan, 0)
-            if fails and self.bad in self.decode(r.tokens)
+            if fails and problem_in(r.tokens) == self.bad
             else found
             for r, found in zip(requests, super().score(requests), strict=True)
         ]
 
 
 @pytest.mark.parametrize(
-    ("part", "reason"), [("generate", "not today"), ("score", "the scorer failed")]
+    ("search", "script", "part", "reason"),
+    [
+        (SEARCH, talking, "generate", "not today"),
+        (SEARCH, talking, "score", "the scorer failed"),
+        (SOLVE, solving, "generate", "not today"),
+    ],
 )
-def test_a_failure_is_told_of_its_question_and_touches_no_other(part, reason):
-    sound = asking().attempt(QUESTIONS)
-    broken = asking(engine=Flaky("10+20", part)).attempt(QUESTIONS)
+def test_a_failure_is_told_of_its_question_and_touches_no_other(search, script, part, reason):
+    sound = asking(search, Counting(script)).attempt(QUESTIONS)
+    broken = asking(search, Flaky("10+20", part, script)).attempt(QUESTIONS)
     assert sound.failed == [None] * 3 and broken.failed == [None, reason, None]
     for row in (0, 2):
         assert broken.plan.final[row] == sound.plan.final[row]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 import torch
 
 from mbrl_core import generator
-from reasoning.arithmetic import miscalculated
+from reasoning.arithmetic import miscalculated, result_of
 from reasoning.engines import ScriptedEngine
 from reasoning.scorers import StepScorer
 from reasoning.tasks import generate_problems
@@ -50,6 +52,25 @@ def test_right_equations_and_other_text_are_left_alone(text):
 def test_no_reference_solution_is_miscalculated():
     problems = generate_problems("train", 300, (1, 6), seed=4)
     assert not any(miscalculated(line) for p in problems for line in p.solution)
+
+
+@pytest.mark.parametrize(
+    ("line", "result"),
+    [
+        ("Ben has <<3*4=12>>12 apples for 3 days.\n", 12),
+        ("3 bags of 4 are 3*4 = <<3*4=12>>12.\n", 12),
+        ("It is <<1000+1=1,001>>1,001", 1001),
+        ("She pays = $7.50.\n", Fraction(15, 2)),
+        ("x = 1/2\n", Fraction(1, 2)),
+        ("4 * 5 = 20 (left: 3 7)\n", 20),
+        ("below = -3", -3),
+        ("3*4=", None),
+        ("That is = many 3", None),
+        ("#### 12", None),
+    ],
+)
+def test_a_lines_result_is_the_number_behind_its_last_equals_sign(line, result):
+    assert result_of(line) == result
 
 
 class Halves:
