@@ -60,11 +60,17 @@ class Rap:
         return self.form.prompt
 
     def model(
-        self, engine: Engine, temperature: float, max_tokens: int, failures: Failures
+        self,
+        engine: Engine,
+        temperature: float,
+        max_tokens: int,
+        failures: Failures,
+        *,
+        calculator: bool = False,
     ) -> Model:
         """What planners need of a language model that takes problems apart."""
         policy = RapPolicy(engine, self, temperature, max_tokens, failures)
-        world = RapWorld(engine, self, temperature, max_tokens, failures)
+        world = RapWorld(engine, self, temperature, max_tokens, calculator, failures)
         return Model(dynamics=world, policy=policy, rollout=MostUseful(policy))
 
 
@@ -159,12 +165,17 @@ class MostUseful(NamedTuple):
 
 @dataclass(frozen=True)
 class RapWorld:
-    """Dynamics: the model answers the sub-question several times, and the majority is believed."""
+    """Dynamics: the model answers the sub-question several times, and the majority is believed.
+
+    With `calculator` an answer that calculation alone refutes (`Task.refuted`) has no vote, and a
+    sub-question of which every answer is refuted ends in no solution.
+    """
 
     engine: Engine
     rap: Rap
     temperature: float = 0.8
     max_tokens: int = 256
+    calculator: bool = False
     failures: Failures = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -198,6 +209,8 @@ class RapWorld:
         if option.until is None:
             return self._grown(thought, option, None, 1.0)
         usable = [c for c in made if c.finish not in ("length", "failed")]
+        if self.calculator:
+            usable = [c for c in usable if not self._refuted(thought, option, c)]
         if not usable:
             failed = any(completion.finish == "failed" for completion in made)
             return thought._replace(finish="failed" if failed else "cut")
@@ -206,6 +219,11 @@ class RapWorld:
         (key, votes), *_ = Counter(said).most_common(1)
         confidence = votes / sum(completion.finish != "failed" for completion in made)
         return self._grown(thought, option, usable[said.index(key)], confidence)
+
+    def _refuted(self, thought: Thought, option: SubQuestion, answer: Completion) -> bool:
+        added, _ = self.rap.form.grown(self.engine, thought, option, answer)
+        lines = [step.text for step in (*thought.steps, *added)]
+        return thought.task.refuted(thought.question, lines)
 
     def _grown(
         self, thought: Thought, option: SubQuestion, answer: Completion | None, confidence: float

@@ -168,7 +168,11 @@ class Reasoner:
         strategy = chosen.probing if isinstance(chosen, ComputeOptimal) else chosen
         if strategy.world is not None:
             return strategy.world.model(
-                self.engine, strategy.temperature, self.max_tokens, failures
+                self.engine,
+                strategy.temperature,
+                self.max_tokens,
+                failures,
+                calculator=self.calculator,
             )
         policy = self._policy(strategy.unit, strategy.temperature, failures)
         model = text_model(

@@ -49,10 +49,16 @@ class World(Protocol):
         ...
 
     def model(
-        self, engine: Engine, temperature: float, max_tokens: int, failures: Failures
+        self,
+        engine: Engine,
+        temperature: float,
+        max_tokens: int,
+        failures: Failures,
+        *,
+        calculator: bool,
     ) -> Model:
-        """What planners need, states being `Thought`s. With a prompt of its own `Model.rollout`
-        completes what is open."""
+        """What planners need, states being `Thought`s; `calculator` as of `Reasoner`. With a prompt
+        of its own `Model.rollout` completes what is open."""
         ...
 
 

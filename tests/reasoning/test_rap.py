@@ -310,6 +310,26 @@ def test_answers_vote_by_the_number_that_they_come_to(weight):
     assert moved.tokens.decoded.tolist() == [sum(map(len, engine.said))]
 
 
+def test_answers_that_calculation_refutes_have_no_vote():
+    """The majority says 8; with the calculator 7 is believed, with the confidence of its share."""
+    asked = opened("So <<3+4=")
+    engine = Counting(lambda _: [("8>>8 eggs.\n", 3.0), ("7>>7 eggs.\n", 1.0)])
+    believed = []
+    for calculator in (False, True):
+        engine.said.clear()
+        world = RapWorld(engine, RULES, calculator=calculator)
+        moved = world.step([at()], [asked], rng=rng())
+        text = moved.state[0].text.removeprefix("So <<3+4=")
+        assert moved.reward.item() == pytest.approx(math.sqrt(0.8 * engine.said.count(text) / 25))
+        believed.append(text[0])
+    assert believed == ["8", "7"]
+    wrong = RapWorld(Counting(lambda _: [("8>>8 eggs.\n", 1.0)]), RULES, calculator=True)
+    moved = wrong.step([at()], [asked], rng=rng())
+    assert moved.state[0].finish == "cut" and moved.reward.item() == -math.inf
+    model = asking(SOLVE, calculator=True).model()
+    assert model.dynamics.calculator and not asking(SOLVE).model().dynamics.calculator
+
+
 def test_answers_without_a_number_vote_by_their_words():
     engine = Counting(lambda _: [("many.\n", 2.0), ("some.\n", 1.0)])
     moved = RapWorld(engine, RULES).step([at()], [opened("That is =")], rng=rng())
