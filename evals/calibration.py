@@ -217,6 +217,13 @@ class Measure(NamedTuple):
         scores = f"step scores, {self.aggregate}"
         return f"{scores}, and the solution's probability" if self.lm_weight else scores
 
+    @property
+    def short(self) -> str:
+        """As charts have it, beside a curve."""
+        if self.aggregate is None:
+            return "likelihood"
+        return "both" if self.lm_weight else "scores"
+
 
 HALF = 0.5  # lm_weight at which a scorer's word and the model's own count alike
 LIKELIHOOD = Measure(None)
@@ -273,7 +280,8 @@ def _optimisation(records: Sequence[Record], task: Task, aggregate: str, seed: i
     curves, columns, texts = [], ["k", "KL in nats"], []
     cells: list[list[Cell]] = []
     for measure, calculator in product(measures, (False, True)):
-        name = f"{measure.name}, calculator" if calculator else measure.name
+        veto = ", calculator" if calculator else ""
+        name = measure.name + veto
         points = chosen(records, values_of(records, task, measure, calculator=calculator))
         if not cells:
             cells = [[point.k, point.nats] for point in points]
@@ -281,8 +289,8 @@ def _optimisation(records: Sequence[Record], task: Task, aggregate: str, seed: i
             columns.append("claimed")
             _extend(cells, [mean_interval(p.claimed, _rng(seed)) for p in points])
             texts.append(_overoptimised(points))
-        curves.append(_curve(name, points, lambda point: point.right, seed))
-        columns.append(name)
+        curves.append(_curve(measure.short + veto, points, lambda point: point.right, seed))
+        columns.append(measure.short + veto)
         _extend(cells, [mean_interval(p.right, _rng(seed)) for p in points])
         texts.append(_peak(name, points, seed))
     right = _right(records)
@@ -293,6 +301,10 @@ def _optimisation(records: Sequence[Record], task: Task, aggregate: str, seed: i
         curves, "KL of best-of-k from the model, nats", "accuracy", log_x=False, percent=True
     )
     table = Table(columns, cells, "Share of problems, by the k solutions that are chosen from.")
+    texts.append(
+        "Scores are the step scores, likelihood is the mean token probability, both are the step "
+        "scores and the solution's probability."
+    )
     return Section("Over-optimisation", "\n\n".join(texts), figures=[chart], tables=[table])
 
 
