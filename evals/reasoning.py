@@ -149,11 +149,7 @@ def evaluate(
     problems = kind.load(data=data, split=split, limit=limit)
     folder = Path(out) / "trees"
     pages = {p.id: folder / f"{p.id.replace('/', '-')}.html" for p in problems[:trees]}
-    lm, judge = Loaded(model, engine, dict(engine_options or {})), None
-    if scorer is not None:
-        beside = scorer_engine or ("vllm" if engine == "vllm" else "transformers")
-        judge = Loaded(scorer, beside, dict(scorer_options or {}))
-        lm, judge = share_card(lm, judge)
+    lm, judge = side_by_side(model, engine, engine_options, scorer, scorer_engine, scorer_options)
     work = Answering(
         task=kind,
         strategy=strategy,
@@ -182,13 +178,7 @@ def evaluate(
             missing=lambda problem: _missing(problem, store, pages),
             say=say,
         )
-        failures = store.failures
-        if not len(store):
-            raise ValueError(f"no problem could be answered: {next(iter(failures.values()))}")
-        summary = summarize(store.records, len(failures), tuple(kind.graders))
-        store.write_summary(summary)
-    _report(summary, failures, out, say)
-    return summary
+        return _closed(store, kind, out, say)
 
 
 def check_options(
@@ -210,13 +200,15 @@ def check_options(
         )
 
 
-def _report(
-    summary: Mapping[str, Any],
-    failures: Mapping[str | int, str],
-    out: str | Path,
-    say: Callable[[str], None],
-) -> None:
-    """Say what came of a run."""
+def _closed(
+    store: RecordStore, task: Task, out: str | Path, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Write the summary of a run that is done, and say what came of it."""
+    failures = store.failures
+    if not len(store):
+        raise ValueError(f"no problem could be answered: {next(iter(failures.values()))}")
+    summary = summarize(store.records, len(failures), tuple(task.graders))
+    store.write_summary(summary)
     mean, low, high = summary["accuracy"].values()
     answered = summary["problems"]
     say(
@@ -229,6 +221,7 @@ def _report(
             f"{len(failures)} of {answered + len(failures)} problems failed and count nowhere "
             f"({next(iter(failures.values()))}); the same command tries them again"
         )
+    return summary
 
 
 def check_table(strategy: ComputeOptimal, given: Fitted) -> None:
@@ -252,6 +245,22 @@ class Loaded(NamedTuple):
     name: str
     engine: EngineKind
     options: dict[str, Any]
+
+
+def side_by_side(
+    model: str,
+    engine: EngineKind,
+    engine_options: Mapping[str, Any] | None,
+    scorer: str | None,
+    scorer_engine: EngineKind | None,
+    scorer_options: Mapping[str, Any] | None,
+) -> tuple[Loaded, Loaded | None]:
+    """The language model and its scorer, where there is one, with room for each other."""
+    lm = Loaded(model, engine, dict(engine_options or {}))
+    if scorer is None:
+        return lm, None
+    beside = scorer_engine or ("vllm" if engine == "vllm" else "transformers")
+    return share_card(lm, Loaded(scorer, beside, dict(scorer_options or {})))
 
 
 def share_card(lm: Loaded, scorer: Loaded) -> tuple[Loaded, Loaded]:
