@@ -225,18 +225,25 @@ def _closed(
 
 
 def check_table(strategy: ComputeOptimal, given: Fitted) -> None:
-    """Raise ValueError where scores decide by a table that was fitted to those of other models."""
+    """Raise ValueError where scores decide by a table that was fitted to other scores."""
     fitted = strategy.fitted_on
     if fitted is None or strategy.by != "score":
         return
-    for name in ("model", "scorer"):
-        was, now = getattr(fitted, name), getattr(given, name)
+    for name, was in fitted._asdict().items():
+        now = getattr(given, name)
         if was != now:
             raise ValueError(
-                f"the table was fitted with {name}={was or 'null'}, not {name}={now or 'null'}, "
-                "and tells questions apart by their scores: fit one for these models with "
+                f"the table was fitted with {name}={_plain(was)}, not {name}={_plain(now)}, and "
+                "tells questions apart by their scores: fit one for these options with "
                 "evals.scaling"
             )
+
+
+def _plain(value: object) -> str:
+    """An option as the command line has it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class Loaded(NamedTuple):

@@ -16,6 +16,7 @@ _OPERATORS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
 ANNOTATION = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
 """An expression and its result, for a calculator (Cobbe et al. 2021)."""
 _CHARACTERS = re.compile(r"[\d\s.+\-*/()]*", re.ASCII)  # of arithmetic; Python knows more
+_RESULT = re.compile(r"[\s$€£*(]*(-?\s*(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?)", re.ASCII)
 _ANNOTATED = re.compile(ANNOTATION.pattern + r"(-?[\d.,]*)")
 
 
@@ -65,6 +66,6 @@ def result_of(line: str) -> Fraction | None:
 
     None where none stands there.
     """
-    _, equals, said = line.replace(",", "").replace("$", "").rpartition("=")
-    plain = _CHARACTERS.match(said)
-    return evaluate(plain[0].rstrip(" \t\r\n.+-*/(")) if equals and plain else None
+    _, equals, said = line.rpartition("=")
+    found = _RESULT.match(said) if equals else None
+    return evaluate(found[1].replace(" ", "")) if found else None

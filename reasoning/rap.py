@@ -21,7 +21,7 @@ from torch import Tensor
 from mbrl_core import Model, Proposal, Rng, Tokens, Transition
 from mbrl_core.draws import integers
 from reasoning.engines.base import Completion, Engine, Request
-from reasoning.rap_forms import Form, Putting, Questions, SubQuestion
+from reasoning.rap_forms import Form, Grown, Putting, Questions, SubQuestion
 from reasoning.world import Failures, Scorer, Step, Thought
 
 LEAST = 1e-6  # probability of a sub-question that is useless beyond doubt, as a prior
@@ -37,22 +37,28 @@ class Rap:
     is not, so a search needs rollouts. In these the most useful of `choices` is taken.
 
     form: what sub-questions are, and how their answers vote.
-    depth: sub-questions at most; the last one of them is the problem itself.
+    depth: sub-questions at most; the last one of them is the problem itself. None: the form's own.
     answers: sampled for each sub-question. weight: of usefulness, see above.
     """
 
     form: Form = field(default_factory=Questions)
-    depth: int = Questions.depth
+    depth: int | None = None
     answers: int = 8
     weight: float = 0.5
     choices: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("depth", "answers", "choices"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        counts = {"depth": self.deepest, "answers": self.answers, "choices": self.choices}
+        for name, value in counts.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
         if not 0 <= self.weight <= 1:
             raise ValueError(f"weight must be between 0 and 1, not {self.weight}")
+
+    @property
+    def deepest(self) -> int:
+        """Sub-questions at most."""
+        return self.form.depth if self.depth is None else self.depth
 
     @property
     def prompt(self) -> Putting | None:
@@ -100,7 +106,7 @@ class RapPolicy:
         texts = {
             row: _Text(thought, label, form.stop, seeds[row])
             for row, thought in enumerate(state)
-            if len(thought.steps) + 1 < self.rap.depth
+            if len(thought.steps) + 1 < self.rap.deepest
         }
         drawn = _sampled(self.engine, texts, self.temperature, self.max_tokens, self.failures)
         options = [
@@ -206,29 +212,16 @@ class RapWorld:
         """The state with the answer of most completions; of equally frequent ones the first."""
         if not option.steps:
             return thought._replace(finish="failed" if option.finish == "failed" else "cut")
-        if option.until is None:
-            return self._grown(thought, option, None, 1.0)
-        usable = [c for c in made if c.finish not in ("length", "failed")]
-        if self.calculator:
-            usable = [c for c in usable if not self._refuted(thought, option, c)]
+        told = [c for c in made if c.finish != "failed"] if option.until is not None else [None]
+        form = self.rap.form
+        grown = [form.grown(self.engine, thought, option, answer) for answer in told]
+        usable = [one for one in grown if one is not None and self._stands(thought, one)]
         if not usable:
-            failed = any(completion.finish == "failed" for completion in made)
-            return thought._replace(finish="failed" if failed else "cut")
-        texts = [self.engine.decode(completion.tokens) for completion in usable]
-        said = [self.rap.form.said(thought.task, option, text) for text in texts]
-        (key, votes), *_ = Counter(said).most_common(1)
-        confidence = votes / sum(completion.finish != "failed" for completion in made)
-        return self._grown(thought, option, usable[said.index(key)], confidence)
-
-    def _refuted(self, thought: Thought, option: SubQuestion, answer: Completion) -> bool:
-        added, _ = self.rap.form.grown(self.engine, thought, option, answer)
-        lines = [step.text for step in (*thought.steps, *added)]
-        return thought.task.refuted(thought.question, lines)
-
-    def _grown(
-        self, thought: Thought, option: SubQuestion, answer: Completion | None, confidence: float
-    ) -> Thought:
-        steps, finish = self.rap.form.grown(self.engine, thought, option, answer)
+            return thought._replace(finish="failed" if len(told) < len(made) else "cut")
+        votes = form.votes(thought, usable)
+        (most, number), *_ = Counter(votes).most_common(1)
+        steps, finish, _ = usable[votes.index(most)]
+        confidence = number / len(told)
         reward = option.useful**self.rap.weight * confidence ** (1 - self.rap.weight)
         return thought._replace(
             steps=thought.steps + steps,
@@ -236,6 +229,13 @@ class RapWorld:
             logprob=thought.logprob + sum(step.logprob for step in steps),
             finish=finish,
         )
+
+    def _stands(self, thought: Thought, answer: Grown) -> bool:
+        """Whether the calculator, where it looks, lets an answer stand."""
+        if not self.calculator:
+            return True
+        lines = [step.text for step in (*thought.steps, *answer.steps)]
+        return not thought.task.refuted(thought.question, lines)
 
 
 def _reward(thought: Thought) -> float:

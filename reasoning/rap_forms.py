@@ -7,13 +7,13 @@ solution it is the next line up to its first `=`: what to compute next.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
 from reasoning.arithmetic import result_of
 from reasoning.engines.base import Completion, Encoder, Engine, Finish, Turn
 from reasoning.scorers.judges import SelfCritique
-from reasoning.tasks.types import Task
 from reasoning.world import Ending, Scorer, Step, Thought, closed_at, lines_of
 
 ASK, ANSWER = "Sub-question:", "Answer:"
@@ -35,6 +35,14 @@ class SubQuestion(NamedTuple):
     useful: float  # in [0, 1]: whether it helps
     until: tuple[str, ...] | None = LINE  # what ends an answer, (): the end of the text; None: it
     # needs none
+
+
+class Grown(NamedTuple):
+    """What a sub-question and one answer to it add to a state."""
+
+    steps: tuple[Step, ...]
+    finish: Ending  # where this leaves the state
+    said: str  # what of it votes
 
 
 class Putting(Protocol):
@@ -74,14 +82,14 @@ class Form(Protocol):
         """The problem itself as the last sub-question."""
         ...
 
-    def said(self, task: Task, asked: SubQuestion, text: str) -> str:
-        """What an answer votes for."""
-        ...
-
     def grown(
         self, engine: Engine, thought: Thought, asked: SubQuestion, answer: Completion | None
-    ) -> tuple[tuple[Step, ...], Ending]:
-        """The steps that a sub-question and its answer add, and where this leaves the state."""
+    ) -> Grown | None:
+        """What an answer adds; None where it was cut before it came to an end."""
+        ...
+
+    def votes(self, thought: Thought, answers: Sequence[Grown]) -> list[str]:
+        """What each of the answers to a sub-question of a state votes for."""
         ...
 
 
@@ -149,15 +157,13 @@ class Questions:
         text = f" {CLOSING} {question}\n"
         return SubQuestion((Step(engine.encode(text), text, 0.0),), "eos", 0.0)
 
-    def said(self, task: Task, asked: SubQuestion, text: str) -> str:
-        """See `Form`."""
-        return task.answer(text) or text.strip()
-
     def grown(
         self, engine: Engine, thought: Thought, asked: SubQuestion, answer: Completion | None
-    ) -> tuple[tuple[Step, ...], Ending]:
+    ) -> Grown | None:
         """See `Form`: one step is a sub-question and its answer."""
         assert answer is not None, "every question is answered"
+        if answer.finish == "length":
+            return None
         (part,) = asked.steps
         tokens, text = _line(engine, answer.tokens, engine.decode(answer.tokens))
         before, between = map(engine.encode, self.labels)
@@ -166,8 +172,12 @@ class Questions:
             before + part.tokens + between + tokens, f"{ASK}{part.text}{ANSWER}{text}", logprob
         )
         if asked.finish != "eos":
-            return (step,), "open"
-        return (step,), "cut" if thought.task.answer(text) is None else "answered"
+            return Grown((step,), "open", text)
+        return Grown((step,), "cut" if thought.task.answer(text) is None else "answered", text)
+
+    def votes(self, thought: Thought, answers: Sequence[Grown]) -> list[str]:
+        """See `Form`."""
+        return [thought.task.answer(one.said) or one.said.strip() for one in answers]
 
 
 @dataclass(frozen=True)
@@ -175,10 +185,11 @@ class Operations:
     """Open operations: the next line of a solution up to its first `=`, as in `Ben has <<3*4=`.
 
     The answer is the rest of the line, `12>>12 apples.`; answers vote by the number behind the
-    line's last `=`, and by their words where none is there. A line without `=` is a statement,
-    which needs no answer. The last sub-question is all that remains of the solution, whose answers
-    vote as whole solutions do. Any model that writes arithmetic step by step serves, without
-    instructions: questions are put, and solutions end, as in every other strategy.
+    line's last `=`, and by their words where none is there. (In the Game of 24 a line says more
+    than its number: the calculator looks at that, unless it is told not to.) A line without `=` is
+    a statement, which needs no answer. The last sub-question is all that remains of the solution;
+    what finishes it votes as whole solutions do. Any model that writes arithmetic step by step
+    serves, without instructions: questions are put, and solutions end, as in every other strategy.
 
     Useful is the action's likelihood, of the rewards in section 3.2 of the paper the one that no
     judge has to be asked for: the geometric mean of its tokens' probabilities at temperature 1, so
@@ -215,16 +226,9 @@ class Operations:
         """See `Form`."""
         return SubQuestion((Step((), "", 0.0),), "eos", 1.0, ())
 
-    def said(self, task: Task, asked: SubQuestion, text: str) -> str:
-        """See `Form`."""
-        if asked.until != LINE:
-            return task.answer(text) or text.strip()
-        number = result_of(asked.steps[0].text + text)
-        return text.strip() if number is None else str(number)
-
     def grown(
         self, engine: Engine, thought: Thought, asked: SubQuestion, answer: Completion | None
-    ) -> tuple[tuple[Step, ...], Ending]:
+    ) -> Grown | None:
         """See `Form`: one step is a line, and nothing is kept after a closing one."""
         (part,) = asked.steps
         first, *others = (lines_of(engine, answer) if answer else []) or [Step((), "", 0.0)]
@@ -232,8 +236,21 @@ class Operations:
         line = Step(tokens, engine.decode(tokens), part.logprob + first.logprob)
         steps = (line, *others)
         kept = closed_at(thought, steps)
+        if kept is None and answer is not None and answer.finish == "length":
+            return None
         over = kept is not None or "eos" in (asked.finish, answer.finish if answer else None)
-        return steps[:kept], "answered" if over else "open"
+        said = "".join(step.text for step in steps[:kept])
+        return Grown(steps[:kept], "answered" if over else "open", said)
+
+    def votes(self, thought: Thought, answers: Sequence[Grown]) -> list[str]:
+        """See `Form`: finished solutions vote as such, as their task has it."""
+        finished = [thought.text + one.said for one in answers if one.finish == "answered"]
+        whole = iter(thought.task.votes(finished))
+        votes = []
+        for one in answers:
+            vote = next(whole) if one.finish == "answered" else _number(one.said)
+            votes.append(vote or one.said.strip())
+        return votes
 
 
 def ask_useful(question: str, solution: str) -> str:
@@ -251,6 +268,11 @@ def _ask(question: str) -> str:
 
 def _nothing(completion: Completion) -> SubQuestion:
     return SubQuestion((), "failed" if completion.finish == "failed" else "length", 0.0)
+
+
+def _number(line: str) -> str | None:
+    number = result_of(line)
+    return None if number is None else str(number)
 
 
 def _line(engine: Engine, tokens: tuple[int, ...], text: str) -> tuple[tuple[int, ...], str]:

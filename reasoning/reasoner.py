@@ -25,6 +25,7 @@ from reasoning.world import (
     TextWorld,
     Thought,
     Unit,
+    check_lm_weight,
     text_model,
 )
 
@@ -72,6 +73,9 @@ class Reasoner:
     finish: bool = True
     task: Task = GSM8K
     prompt: Prompt | None = None
+
+    def __post_init__(self) -> None:
+        check_lm_weight(self.lm_weight, scorer=self.scorer is not None)
 
     def __call__(
         self,

@@ -306,16 +306,16 @@ def rap(
     with the highest sum of these. `shots` are worked examples of a dialogue: a `question` and its
     `exchanges`, pairs of a sub-question and an answer. A scorer is not asked.
     """
-    kind = _form(form, shots)
-    depth = kind.depth if depth is None else depth
-    world = Rap(form=kind, depth=depth, answers=answers, weight=weight, choices=candidates)
+    world = Rap(
+        form=_form(form, shots), depth=depth, answers=answers, weight=weight, choices=candidates
+    )
     planner = MCTS(
         simulations=simulations,
         candidates=candidates,
         selection=UCT(exploration=exploration),
         reduce=_chosen_by(choose),
         rollouts=1,
-        rollout_depth=depth,
+        rollout_depth=world.deepest,
     )
     return Strategy(planner=planner, unit="step", temperature=temperature, world=world)
 

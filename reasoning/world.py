@@ -306,8 +306,9 @@ def judged(score: float, logprob: float | None, lm_weight: float) -> float:
 
     Where the engine tells no probabilities (NaN or None), the scorer's word decides alone.
     """
-    told = 0.0 if logprob is None or math.isnan(logprob) else logprob
-    return score ** (1 - lm_weight) * math.exp(lm_weight * told)
+    if logprob is None or math.isnan(logprob):
+        return score
+    return score ** (1 - lm_weight) * math.exp(lm_weight * logprob)
 
 
 def check_lm_weight(lm_weight: float, *, scorer: bool) -> None:

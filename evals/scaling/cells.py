@@ -240,11 +240,17 @@ def save_sweep(folder: Path, sweep: Sweep) -> None:
 
 
 def load_sweep(folder: str | Path) -> Sweep:
-    """Read `scaling.json`. Raises FileNotFoundError where `folder` holds no sweep."""
+    """Read `scaling.json`.
+
+    Raises FileNotFoundError where `folder` holds no sweep and ValueError where it holds one that
+    knew fewer options.
+    """
     path = Path(folder) / SWEEP
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no sweep: it has no {SWEEP}")
     data = json.loads(path.read_text(encoding="utf-8"))
+    if "lm_weight" not in data["options"]:
+        raise ValueError(f"{folder} holds a sweep of an earlier format: run it in another folder")
     cells = [Cell(**{**cell, "options": tuple(cell["options"])}) for cell in data["cells"]]
     return Sweep(data["options"], Parameters(**data["parameters"]), cells)
 

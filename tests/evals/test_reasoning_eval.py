@@ -200,6 +200,8 @@ def test_a_table_of_other_models_is_refused_where_scores_decide():
         check_table(*same)
     with pytest.raises(ValueError, match="fitted with scorer=judge, not scorer=null"):
         check_table(table("score", fitted), given)
+    with pytest.raises(ValueError, match=r"fitted with lm_weight=0\.0, not lm_weight=0\.5"):
+        check_table(table("score", fitted), fitted._replace(lm_weight=0.5))
     with pytest.raises(ValueError, match="fitted with model=a, not model=b"):
         check_table(table("score", fitted), fitted._replace(model="b"))
 

@@ -24,6 +24,7 @@ from reasoning.rap_forms import (
 )
 from reasoning.reasoner import Reasoner
 from reasoning.strategies import greedy, rap
+from reasoning.tasks import find_task
 from reasoning.world import Step, Thought
 from tests.language import recite, save_tiny_model, total_of
 from tests.worlds import tensor_garden, tensor_rows
@@ -379,6 +380,41 @@ def test_the_last_sub_question_is_all_that_remains():
     assert [step.text.count("\n") for step in thought.steps[:-1]] == [1] * (len(thought.steps) - 1)
 
 
+def test_what_comes_after_a_closing_line_neither_cuts_nor_votes():
+    """A model that never ends its text has finished where a line closes, as in other strategies."""
+    task = find_task("math500")
+    said = ["It is \\boxed{7}.\n", "It is \\boxed{8}.\n"]
+    endless = [(said[0] + "Or \\boxed{3}.\n" * 40, 3.0), (said[1] + "Or \\boxed{3}.\n" * 40, 1.0)]
+    rules = replace(RULES, depth=1)
+    engine = Counting(lambda _: endless)
+    whole = Operations().whole(engine, "q")
+    state = Thought("q", (1,), task=task)
+    moved = RapWorld(engine, rules, max_tokens=40).step([state], [whole], rng=rng())
+    (thought,) = moved.state
+    votes = Counter(text[: len(said[0])] for text in engine.said)
+    (most, number), *_ = votes.most_common(1)
+    assert len(votes) == 2 and thought.text == most and thought.finish == "answered"
+    assert moved.reward.item() == pytest.approx(math.sqrt(number / 25))
+    assert all(len(text) == 40 for text in engine.said), "every text was cut"
+
+
+def test_equal_answers_are_one_however_they_are_written():
+    """Whole solutions vote by `Task.votes`, which knows that 1/2 is 0.5."""
+    task = find_task("math500")
+    texts = ["It is \\boxed{\\frac{1}{2}}.\n", "It is \\boxed{0.5}.\n"]
+    engine = Counting(lambda _: [(text, 1.0) for text in texts])
+    state = Thought("q", (1,), task=task)
+    whole = Operations().whole(engine, "q")
+    moved = RapWorld(engine, replace(RULES, depth=1)).step([state], [whole], rng=rng())
+    assert len(set(engine.said)) > 1 and moved.reward.item() == 1
+
+
+def test_a_line_that_one_token_completes_meets_the_calculator_too():
+    asked = opened("So <<3+4=8>>8\n", until=None)
+    moved = RapWorld(Counting(), RULES, calculator=True).step([at()], [asked], rng=rng())
+    assert moved.state[0].finish == "cut" and moved.reward.item() == -math.inf
+
+
 class Pieces(ScriptedEngine):
     """Tokens that are more than a character."""
 
@@ -393,14 +429,14 @@ def test_what_a_token_holds_behind_the_equals_sign_stays_with_it():
     asked = form.read(engine, Completion((0, 1), "stop", (-1.0, -3.0), 0))
     assert asked.steps[0].text == "3*4=1" and asked.until == ("\n",)
     assert asked.useful == pytest.approx(math.exp(-2))
-    assert form.said(at().task, asked, "2>>12 eggs.\n") == "12"
     answer = Completion((2,), "stop", (-1.0,), 0)
-    (line,), finish = form.grown(engine, at(), asked, answer)
-    assert line == ((0, 1, 2), "3*4=12>>12 eggs.\n", -5.0) and finish == "open"
+    grown = form.grown(engine, at(), asked, answer)
+    assert grown.steps == (((0, 1, 2), "3*4=12>>12 eggs.\n", -5.0),) and grown.finish == "open"
+    assert form.votes(at(), [grown]) == ["12"]
     for ends in (3, 4):
         over = form.read(engine, Completion((0, ends), "stop", (-1.0, -1.0), 0))
         assert over.until is None, "with the newline in it the line is over"
-        assert form.grown(engine, at(), over, None)[0][0].tokens == (0, ends)
+        assert form.grown(engine, at(), over, None).steps[0].tokens == (0, ends)
 
 
 def test_tokens_are_never_joined_anew(tmp_path):
@@ -436,7 +472,7 @@ def test_what_a_search_leaves_open_is_completed_greedily():
 
 
 def test_a_form_that_cannot_be_is_refused():
-    assert (rap().world.depth, rap(form="operations").world.depth) == (5, 8)
+    assert (rap().world.deepest, Rap(form=Operations()).deepest) == (5, 8)
     with pytest.raises(ValueError, match="form must be questions or operations, not 'words'"):
         rap(form="words")
     given = [{"question": "1+1", "exchanges": [["What is 1+1?", "The answer is 2."]]}]
