@@ -70,6 +70,18 @@ NAMES = {
     PREDICTED: "compute-optimal (predicted)",
     ORACLE: "compute-optimal (oracle)",
 }
+MARK = "best_of_n"  # what every chart of a family shows, too
+MOST_CURVES = 6  # of one chart
+FAMILIES = {
+    "Whole samples": SAMPLED,
+    "Beams and filters": (
+        "tree_of_thoughts", "dvts", "tree_of_thoughts_dfs", "lookahead", "particle_filter"
+    ),
+    "Tree search with backup": (
+        "mcts", "mcts_uct", "mcts_gumbel", "mcts_rollouts", "receding", "rap", "rap_operations"
+    ),
+    "Chosen by difficulty": (PREDICTED, ORACLE),
+}  # fmt: skip
 BREADTH_FIRST = "tree_of_thoughts"
 BY_SCORE = ("best_of_n", "weighted_vote")
 UNSCORED = ("self_consistency", "greedy")
@@ -210,28 +222,52 @@ def _sections(results: Results) -> list[Section]:
 
 
 def _compute(results: Results) -> Section:
-    """A chart per measure of compute."""
+    """A chart per measure of compute, or where curves are many one for each family of them."""
     charts = []
     for axis in AXES:
-        curves = []
-        for strategy, by in results.lines:
-            if strategy in ("greedy", "pass") or by not in ("samples", axis.by):
-                continue
-            if axis.by == "nodes" and by == "samples":
-                continue
-            points = results.of(strategy, by)
-            spent = [axis.of(point.spent, results.sweep.parameters) for point in points]
-            known = [(p, s) for p, s in zip(points, spent, strict=True) if s is not None]
-            if known:
-                x = [float(amount.mean()) for _, amount in known]
-                curves.append(_curve(strategy, x, [point for point, _ in known]))
-        if curves:
-            charts.append(LineChart(curves, axis.label, "accuracy", _greedy(results), percent=True))
+        curves = _curves(results, axis)
+        for caption, chosen in _families(list(curves)).items():
+            of_family = [curves[name] for name in chosen]
+            chart = LineChart(of_family, axis.label, "accuracy", _greedy(results), percent=True)
+            charts.append(chart._replace(caption=caption))
     text = (
         "Tree searches are those limited by tokens, on the last axis those limited by nodes. FLOPs "
         "are 2 x parameters x tokens computed, of model and scorer."
     )
     return Section("Accuracy against compute", text, figures=charts)
+
+
+def _curves(results: Results, axis: Axis) -> dict[str, Curve]:
+    """Accuracy against a measure of compute, by strategy, where that is known."""
+    curves = {}
+    for strategy, by in results.lines:
+        if strategy in ("greedy", "pass") or by not in ("samples", axis.by):
+            continue
+        if axis.by == "nodes" and by == "samples":
+            continue
+        points = results.of(strategy, by)
+        spent = [axis.of(point.spent, results.sweep.parameters) for point in points]
+        known = [(p, s) for p, s in zip(points, spent, strict=True) if s is not None]
+        if known:
+            x = [float(amount.mean()) for _, amount in known]
+            curves[strategy] = _curve(strategy, x, [point for point, _ in known])
+    return curves
+
+
+def _families(strategies: Sequence[str]) -> dict[str, list[str]]:
+    """The curves of each chart by its caption: all in one where they are few, else a family each,
+    with best-of-N in every one to compare with."""
+    if not strategies:
+        return {}
+    if len(strategies) <= MOST_CURVES:
+        return {"": list(strategies)}
+    found = {}
+    for caption, members in FAMILIES.items():
+        chosen = [name for name in strategies if name in members]
+        if chosen:
+            mark = [MARK] if MARK in strategies and MARK not in chosen else []
+            found[caption] = mark + chosen
+    return found
 
 
 def _curve(strategy: str, x: Sequence[float], points: Sequence[Point]) -> Curve:

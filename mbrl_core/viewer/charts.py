@@ -14,6 +14,7 @@ from typing import NamedTuple
 SERIES_COLOURS = 8  # classes s0 .. s7 in the style sheet
 CHARACTER = 7.7  # pixels a character of a bold label takes in a wide font
 LEFT = 58.0  # pixels left of the y axis
+LABEL = 28  # characters of a label at most
 LABEL_STEP = 16.0  # least pixels between two labels beside the lines
 
 
@@ -92,7 +93,7 @@ def draw(chart: LineChart, width: int, height: int) -> str:
     named = width >= 500
     names = [curve.name for curve in curves] + [baseline.name for baseline in chart.baselines]
     longest = max(map(len, names), default=0)
-    right = width - (20 + CHARACTER * min(longest, 26) if named else 12)
+    right = width - (20 + CHARACTER * min(longest, LABEL) if named else 12)
     x_ticks, x_scale = _x_axis(curves, chart.log_x, LEFT, right)
     y_ticks, y_scale = _y_axis(curves, chart, height - 46.0, 14.0)
     y_format: Callable[[float], str] = _percent if chart.percent else short_number
@@ -305,7 +306,7 @@ def _end_labels(
     labels = [
         tag(
             "text",
-            escape(name if len(name) <= 26 else name[:25] + "…"),
+            escape(name if len(name) <= LABEL else name[: LABEL - 1] + "…"),
             x=right + 10,
             y=place + 4,
             class_=f"name {colour}",

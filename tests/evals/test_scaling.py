@@ -14,6 +14,8 @@ from configs import cli
 from evals.reasoning import _record
 from evals.records import RecordStore
 from evals.scaling.cells import (
+    SAMPLED,
+    TREES,
     Cell,
     Sweep,
     Unit,
@@ -36,7 +38,7 @@ from evals.scaling.curves import (
     searched,
     stops_paying,
 )
-from evals.scaling.page import Results, _gains_of_scores
+from evals.scaling.page import Results, _families, _gains_of_scores
 from evals.scaling.rescore import chosen_by, regraded, revalued
 from mbrl_core import Argmax, RandomShooting, Vote, WeightedVote
 from reasoning.reasoner import Reasoner
@@ -108,6 +110,18 @@ def test_gains_of_scores_are_differences_at_every_size():
         for size, one, vote in zip(sizes, best, votes, strict=True)
     ]
     assert told == [pytest.approx(row) for row in ahead] and max(ahead[-1][1:]) > 0.1
+
+
+def test_many_curves_are_drawn_in_families():
+    """Every strategy is in one family, and best-of-N, to compare with, in all of them."""
+    few = ["best_of_n", "mcts", "dvts"]
+    assert _families(few) == {"": few} and _families([]) == {}
+    many = [*SAMPLED, *TREES, "compute_optimal", "compute_optimal_oracle"]
+    families = _families(many)
+    assert len(families) == 4 and all("best_of_n" in family for family in families.values())
+    drawn = [name for family in families.values() for name in family if name != "best_of_n"]
+    assert sorted([*drawn, "best_of_n"]) == sorted(many)
+    assert "best_of_n" not in _families(list(TREES))["Tree search with backup"]
 
 
 def test_the_calculator_looks_at_text_alone():
