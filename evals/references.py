@@ -26,6 +26,8 @@ PUBLISHED = Path(__file__).with_name("published.csv")
 NEAR = 0.025  # an evaluation counts for a number of frames if it is off by this share at most
 GOAL = "tdmpc2"  # the published method that ours are measured against
 OPENING, CLOSING = "<!-- references -->", "<!-- /references -->"
+NOT_LEARNT_FROM = ("seed", "compiled", "device", "eval_frames", "eval_episodes", "log_frames")
+IDLE = ("discrete_entropy",)  # options that decide nothing where actions are continuous, as in dmc/
 TASKS = {"ball-in-cup-catch": "cup-catch"}  # names that publications shorten
 Say = Callable[[str], None]
 
@@ -137,7 +139,9 @@ def _grouped(runs: Iterable[Training]) -> list[Ours]:
         first = _recipe(group.runs[0])
         for run in group.runs[1:]:
             other = _recipe(run)
-            differ = [n for n in sorted({*first, *other}) if first.get(n) != other.get(n)]
+            # An option that is in one of them alone came with a later version, which keeps what
+            # was by its default.
+            differ = [n for n in sorted(first.keys() & other.keys()) if first[n] != other[n]]
             if differ:
                 raise ValueError(
                     f"{agent} on {env}: seeds {group.runs[0].seed} and {run.seed} differ in "
@@ -148,15 +152,18 @@ def _grouped(runs: Iterable[Training]) -> list[Ours]:
 
 
 def _recipe(run: Training) -> dict[str, Any]:
-    """What makes the results of two seeds comparable: not the seed, nor what computes them."""
-    return dict(_leaves(run.about.get("arguments", {})))
+    """What makes the results of two seeds comparable: not the seed, nor what computes or watches
+    them."""
+    idle = IDLE if run.env.startswith("dmc/") else ()
+    options = _leaves(run.about.get("arguments", {}))
+    return {name: value for name, value in options if name.rpartition(".")[2] not in idle}
 
 
 def _leaves(options: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in options.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{path}{name}.")
-        elif name not in ("seed", "compiled", "device"):
+        elif name not in NOT_LEARNT_FROM:
             yield f"{path}{name}", value
 
 

@@ -148,6 +148,16 @@ def test_seeds_that_other_machinery_computed_are_averaged(tmp_path):
     assert "800.5" in table(tmp_path, tmp_path)
 
 
+def test_seeds_that_were_watched_otherwise_are_averaged(tmp_path):
+    """How often a run is evaluated teaches it nothing, an option that came with a later version was
+    kept at what it had been, and one for discrete actions decides nothing in dmc/."""
+    first = {"eval_frames": 5000, "discrete_entropy": 0.01}
+    later = {"eval_frames": 20000, "discrete_entropy": 0.1, "interpolation": "zero"}
+    for seed, how in enumerate((first, later)):
+        write_training(tmp_path, run("tdmpc2", seed, {100_000: 800.0 + seed}, recipe=how))
+    assert "800.5" in table(tmp_path, tmp_path)
+
+
 def test_seeds_of_two_recipes_are_not_averaged(tmp_path):
     for seed, size in enumerate(("cpu", "5M")):
         write_training(tmp_path, run("tdmpc2", seed, {100_000: 1.0}, size=size))
