@@ -6,7 +6,6 @@ solution it is the next line up to its first `=`: what to compute next.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
@@ -14,7 +13,7 @@ from typing import ClassVar, NamedTuple, Protocol
 from reasoning.arithmetic import result_of
 from reasoning.engines.base import Completion, Encoder, Engine, Finish, Turn
 from reasoning.scorers.judges import SelfCritique
-from reasoning.world import Ending, Scorer, Step, Thought, closed_at, lines_of
+from reasoning.world import Ending, Scorer, Step, Thought, closed_at, lines_of, mean_probability
 
 ASK, ANSWER = "Sub-question:", "Answer:"
 CLOSING = "That is enough to answer the problem:"
@@ -24,7 +23,6 @@ INSTRUCTION = (
     f"on so until enough is known. The last sub-question begins with '{CLOSING}'"
 )
 LINE = ("\n",)  # what ends one
-UNTOLD = 0.5  # usefulness where an engine tells no probabilities: all count alike
 
 
 class SubQuestion(NamedTuple):
@@ -218,9 +216,9 @@ class Operations:
         text = engine.decode(completion.tokens)
         over = completion.finish == "eos" or "\n" in text
         step = Step(completion.tokens, text, sum(completion.logprobs[: len(completion.tokens)]))
-        return SubQuestion(
-            (step,), completion.finish, _likelihood(completion), None if over else LINE
-        )
+        drawn = len(completion.logprobs)  # the end of the text included
+        useful = mean_probability(completion.logprob, drawn)
+        return SubQuestion((step,), completion.finish, useful, None if over else LINE)
 
     def whole(self, engine: Engine, question: str) -> SubQuestion:
         """See `Form`."""
@@ -280,10 +278,3 @@ def _line(engine: Engine, tokens: tuple[int, ...], text: str) -> tuple[tuple[int
     if text.endswith("\n"):
         return tokens, text
     return tokens + engine.encode("\n"), text + "\n"
-
-
-def _likelihood(completion: Completion) -> float:
-    """Geometric mean of the probabilities of all that was drawn, the end of the text included."""
-    if not completion.logprobs or math.isnan(completion.logprob):
-        return UNTOLD
-    return math.exp(completion.logprob / len(completion.logprobs))
