@@ -1,5 +1,8 @@
 """Planning written once: the same planners over learned world models and over language models."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from mbrl_core.chunks import Chunked, in_chunks
@@ -7,6 +10,7 @@ from mbrl_core.draws import generator
 from mbrl_core.dyna import DynaQ
 from mbrl_core.export import to_networkx
 from mbrl_core.hybrid import Residual, ResidualNet, fit_residual
+from mbrl_core.paths import actions_of
 from mbrl_core.planners.beam import BeamSearch
 from mbrl_core.planners.categorical import CategoricalCEM
 from mbrl_core.planners.dfs import DepthFirstSearch
@@ -83,6 +87,7 @@ from mbrl_core.uncertainty import (
 from mbrl_core.viewer import save_html
 
 __all__ = [
+    "actions_of",
     "advantages",
     "n_step_returns",
     "lambda_returns",
@@ -175,6 +180,16 @@ __all__ = [
 ]
 
 
-def reset(carry: Carry, mask: Tensor) -> Carry:
-    """The carry with the rows where `mask` [B] bool is true forgotten; None stays None."""
+def reset(carry: Carry, mask: Tensor | Sequence[bool]) -> Carry:
+    """The carry with the rows where `mask` [B] is true forgotten; None stays None.
+
+    The mask may be a tensor, an array or a list of truth values. Raises ValueError where it holds
+    others.
+    """
+    mask = torch.as_tensor(mask)
+    if mask.dtype != torch.bool or mask.dim() != 1:
+        raise ValueError(
+            f"reset needs one truth value per root, [B] of bool, not {list(mask.shape)} of "
+            f"{str(mask.dtype).removeprefix('torch.')}"
+        )
     return None if carry is None else carry.reset(mask)

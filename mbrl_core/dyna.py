@@ -91,8 +91,7 @@ class DynaQ:
         check_counts(self, "states", "actions")
         check_choice(self, "order", "uniform", "sweep")
         check_choice(self, "model", "counts", "last")
-        if self.planning < 0:
-            raise ValueError(f"DynaQ.planning must be 0 or more, not {self.planning!r}")
+        check_counts(self, "planning", least=0)
         for name in ("epsilon", "learning_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"DynaQ.{name} must be in [0, 1], not {getattr(self, name)!r}")
@@ -170,7 +169,7 @@ class DynaQ:
             action = self.act(tables, state, rng=rng)
             moved = environment.step(state, action, rng=rng)
             tables = self.learn(tables, state, action, moved, rng=rng)
-            state, earned, age = moved.state, earned + moved.reward, age + 1
+            state, earned, age = moved.state.long(), earned + moved.reward, age + 1
             over = moved.discount == 0
             if limit is not None:
                 over = over | (age >= limit)
@@ -272,4 +271,4 @@ def _latest(pair: Tensor, number: int) -> Tensor:
 def _begin(state: Tensor) -> Episodes:
     """Episodes at their first states [B]."""
     earned = torch.zeros(len(state), dtype=torch.float64, device=state.device)
-    return Episodes(state, earned, torch.zeros_like(state))
+    return Episodes(state.long(), earned, torch.zeros_like(state, dtype=torch.int64))

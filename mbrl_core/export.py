@@ -114,7 +114,8 @@ def _tree_columns(tree: Tree, root: int, describe: Describe, plan: Plan | None) 
     columns["text"] = [
         describe(_one(states, node), _one(actions, node) if node else None) for node in range(size)
     ]
-    path = _path(columns["parent"], _chosen_node(columns, states, actions, root, plan))
+    known = None if plan is None else plan.node
+    path = _path(columns["parent"], _most_visited(columns) if known is None else int(known[root]))
     columns["chosen"] = [node in path for node in range(size)]
     return columns
 
@@ -130,11 +131,8 @@ def _scores(columns: Columns, values: Sequence[float]) -> list[float]:
     return [e + w * v if w else e for e, w, v in zip(earned, weight, values, strict=True)]
 
 
-def _chosen_node(
-    columns: Columns, states: Rows, actions: Rows, root: int, plan: Plan | None
-) -> int:
-    """The node in which the plan ends, or the last of the most visited path."""
-
+def _most_visited(columns: Columns) -> int:
+    """The last node of the most visited path."""
     children: dict[int, list[int]] = {}
     for node, parent in enumerate(columns["parent"]):
         children.setdefault(parent, []).append(node)
@@ -143,25 +141,10 @@ def _chosen_node(
         score = columns["score"][node]
         return columns["visits"][node], score if score == score else -torch.inf
 
-    def follow(node: int, key: Callable[[int], tuple[float, float]]) -> int:
-        """The leaf that is reached by always taking the child of highest `key`."""
-        while node in children:
-            node = max(children[node], key=key)
-        return node
-
-    if plan is not None:
-        started = _equal(actions, plan.action, root)
-        ends = _equal(states, plan.final, root).nonzero().squeeze(1).tolist()
-        first = {end: _path(columns["parent"], end)[-2] for end in ends if end}
-        first = {end: step for end, step in first.items() if started[step]}
-        # A state may be met on several ways; that of a tree search is its principal variation.
-        principal = {
-            follow(step, lambda n: (columns["visits"][n], -columns["slot"][n]))
-            for step in first.values()
-        }
-        if first:
-            return max(first, key=lambda end: (end in principal, *rank(end)))
-    return follow(0, rank)
+    node = 0
+    while node in children:
+        node = max(children[node], key=rank)
+    return node
 
 
 def _path(parents: Sequence[int], node: int) -> list[int]:
@@ -177,11 +160,14 @@ def _path(parents: Sequence[int], node: int) -> list[int]:
 
 def _rollout_columns(rollout: Rollout, root: int, describe: Describe, plan: Plan | None) -> Columns:
     number, horizon = rollout.rewards.shape[1:]
+    if not rollout.actions:  # nothing was tried
+        number = 0
     row = torch.arange(root * number, (root + 1) * number)
     actions = [rows.take(step, row) for step in rollout.actions]
     final = rows.take(rollout.final, row)
     rewards, discounts = rollout.rewards[root].tolist(), rollout.discounts[root].tolist()
-    chosen = _chosen_candidate(rollout.returns[root], actions[0], final, root, plan)
+    returns = rollout.returns[root, :number]
+    chosen = _chosen_candidate(returns, actions[0], final, root, plan) if number else -1
     names = ("parent", "depth", "candidate", "reward", "discount", "score", "text", "chosen")
     columns: Columns = {name: [] for name in names}
 
@@ -190,7 +176,7 @@ def _rollout_columns(rollout: Rollout, root: int, describe: Describe, plan: Plan
             columns[name].append(value)
 
     add(-1, 0, -1, 0.0, 1.0, 0.0, "root", True)
-    for n, total in enumerate(rollout.returns[root].tolist()):
+    for n, total in enumerate(returns.tolist()):
         ends = (t for t in range(horizon) if discounts[n][t] == 0)
         last = next(ends, horizon - 1)
         earned, weight = 0.0, 1.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -40,7 +42,7 @@ class Forest:
         self.weight = table(1, world.dtype)  # product of the discounts from the root to the node
         everyone = torch.arange(roots, device=device)
         self.states = rows.put(None, everyone * capacity, state, size=roots * capacity)
-        self.actions: Rows = None
+        self.actions: Rows = None  # B*M rows; zeros and None where no action led
         self.visits[:, 0] = 1
         self.prior[:, 0] = 1
         value = world.value(state)
@@ -50,6 +52,13 @@ class Forest:
     def flat(self, roots: Tensor, nodes: Tensor) -> Tensor:
         """The rows of `states` and `actions` that belong to the given nodes [n] of `roots` [n]."""
         return roots * self.capacity + nodes
+
+    def know(self, actions: Rows) -> None:
+        """Make room for actions like those that were proposed, though none may be taken."""
+        if self.actions is None:
+            none = torch.empty(0, dtype=torch.int64, device=self.size.device)
+            total = len(self.size) * self.capacity
+            self.actions = rows.put(None, none, rows.take(actions, none), size=total)
 
     def add(
         self,
@@ -94,9 +103,10 @@ class Forest:
             return self.world.value(state, roots)
         return self.rollouts.value(self.world, state, roots)
 
-    def score(self) -> Tensor:
-        """[B, M] return of the path from the root through each node, its own value at the end."""
-        return self.earned + self.weight * self.raw_value
+    def score(self, at: Any = slice(None)) -> Tensor:
+        """Returns of the paths from the root through each node [B, M], or through those `at` an
+        index of the tables, with the node's own value at the end."""
+        return self.earned[at] + self.weight[at] * self.raw_value[at]
 
     def count_visits(self, nodes: Tensor, present: Tensor) -> None:
         """Make each node's visits the number of the given nodes [B, n] that lie at or below it.
@@ -153,6 +163,7 @@ class Options:
         row = self.forest.flat(roots, nodes)
         state = rows.take(self.forest.states, row)
         proposal = self.forest.world.propose(state, self.number, roots)
+        self.forest.know(proposal.actions)
         found = proposal.log_prior.shape[1]
         slots = torch.arange(found, device=roots.device)
         self.logits[roots, nodes, :found] = proposal.log_prior.to(self.logits)

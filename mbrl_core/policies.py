@@ -46,18 +46,35 @@ def grid_actions(space: Box, points: int) -> ListedActions:
     """
     if points < 2:
         raise ValueError(f"a grid needs at least 2 points per dimension, not {points}")
+    low, high = _finite(space)
+    ramps = [torch.linspace(0, 1, points, dtype=low.dtype)] * len(low)
+    unit = torch.cartesian_prod(*ramps).view(-1, len(low)).to(low.device)
+    return ListedActions(low + unit * (high - low))
+
+
+def _finite(space: Box) -> tuple[Tensor, Tensor]:
+    """The bounds of a box as real numbers; ValueError where one is infinite."""
     if not bool((torch.isfinite(space.low) & torch.isfinite(space.high)).all()):
-        raise ValueError("a grid of actions needs finite bounds")
-    ramps = [torch.linspace(0, 1, points, dtype=space.low.dtype)] * len(space.low)
-    unit = torch.cartesian_prod(*ramps).view(-1, len(space.low)).to(space.low.device)
-    return ListedActions(space.low + unit * (space.high - space.low))
+        raise ValueError(
+            "a grid of actions and uniform draws need finite bounds, not "
+            f"low={space.low.tolist()} high={space.high.tolist()}"
+        )
+    low, high = (
+        bound if bound.is_floating_point() else bound.to(torch.get_default_dtype())
+        for bound in space
+    )
+    return low, high
 
 
 @dataclass(frozen=True)
 class RandomActions:
-    """Uniform draws from a space with finite bounds."""
+    """Uniform draws from a space with finite bounds; ValueError where one is infinite."""
 
     space: Box | Discrete
+
+    def __post_init__(self) -> None:
+        if isinstance(self.space, Box):
+            _finite(self.space)
 
     def propose(self, state: Rows, num: int, *, rng: Rng) -> Proposal:
         """See `Policy`."""
@@ -65,7 +82,7 @@ class RandomActions:
         if isinstance(self.space, Discrete):
             actions = draws.integers(rng, self.space.n, total * num)
         else:
-            low, high = self.space
+            low, high = _finite(self.space)
             unit = draws.uniform(rng, total * num, len(low)).to(low)
             actions = low + unit * (high - low)
         return Proposal(actions, torch.zeros((total, num), device=actions.device))

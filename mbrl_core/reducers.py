@@ -17,8 +17,8 @@ from torch import Tensor
 from mbrl_core import rows
 from mbrl_core.types import Rows
 
-Key = Callable[[Rows], Sequence[Hashable | None]]
-"""What each row votes for (its answer, say); None abstains."""
+Key = Callable[[Rows], Sequence[Hashable | None] | Tensor]
+"""What each row votes for (its answer, say), or a tensor [n] of numbers; None abstains."""
 
 
 class Reducer(Protocol):
@@ -99,6 +99,8 @@ def _vote(
         if len(index) == 0:
             continue
         ballots = key(rows.take(final, index + b * returns.shape[1]))
+        if isinstance(ballots, Tensor):  # whose elements are alike by identity alone
+            ballots = ballots.tolist()
         votes = [(k, i) for k, i in zip(ballots, range(len(index)), strict=True) if k is not None]
         if not votes:
             continue

@@ -53,12 +53,15 @@ def follow(
     samples: int,
     interruptible: bool = False,
     valued: bool = True,
+    stuck: Tensor | None = None,
 ) -> Futures:
     """Step B*samples rows `horizon` times; rows that have ended stay where they are, unasked.
 
     `choose(t, state, moving)` gives the rows' actions at step t; those of rows that are not
     `moving` [R] are noted and have no effect. Where `interruptible`, the rows of a root whose
     budget is spent stay where they are. Where not `valued`, the last states are given no value.
+    `choose` may mark rows in `stuck` [R] bool for which there is nothing to do: they stay where
+    they are, and their return is -inf.
     Returns that the model makes NaN stay NaN: what they mean is the planner's to say.
     """
     total = rows.count(state)
@@ -71,18 +74,24 @@ def follow(
         if interruptible and t > 0:
             moving = alive & world.within_budget().to(alive.device).repeat_interleave(samples)
         action = choose(t, state, moving)
+        if stuck is not None:
+            alive, moving = alive & ~stuck, moving & ~stuck
         moved = world.step(state, action, alive=moving if may_stop else None)
         if interruptible:  # a row that waits has not ended: what follows keeps its weight
             waits = alive & ~moving
             moved = moved._replace(discount=torch.where(waits, 1.0, moved.discount))
         state = moved.state
         if world.terminates:
-            moving = alive = alive & (moved.discount != 0)
+            alive = alive & (moved.discount != 0)
+            moving = alive
         actions.append(action)
         rewards.append(_let_go(moved.reward, total))
         discounts.append(_let_go(moved.discount, total))
     value = world.value_of_living(state, alive) if valued else None
-    returns = return_of(rewards, discounts, value).view(world.roots, samples)
+    returns = return_of(rewards, discounts, value)
+    if stuck is not None:
+        returns = returns.masked_fill(stuck, -torch.inf)
+    returns = returns.view(world.roots, samples)
     return Futures(actions, rewards, discounts, state, alive, returns)
 
 
@@ -111,24 +120,35 @@ def follow_policy(
 ) -> Futures:
     """`samples` futures of each of B root states in which the policy draws every action.
 
-    A future that stands still repeats its last action. `valued` as in `follow`.
+    A future that stands still repeats its last action; that of one which is proposed nothing (but
+    in a world that never ends) returns -inf. `valued` as in `follow`.
     """
     interruptible = not world.unlimited
     may_stop = world.terminates or interruptible
     last: Rows = None
+    start = world.copies(state, samples)
+    stuck = torch.zeros(rows.count(start), dtype=torch.bool, device=world.device)
 
     def draw(t: int, now: Rows, moving: Tensor) -> Rows:
         nonlocal last
-        if not may_stop or bool(moving.all()):
+        if not may_stop:
             last = world.propose(now, 1).actions
+        elif bool(moving.all()):
+            drawn = world.propose(now, 1)
+            last = drawn.actions
+            torch.eq(drawn.log_prior[:, 0], -torch.inf, out=stuck)
         elif len(index := moving.nonzero().squeeze(1)) > 0:
-            drawn = world.propose(rows.take(now, index), 1, index // samples).actions
-            last = replace(last, index, drawn)
+            drawn = world.propose(rows.take(now, index), 1, index // samples)
+            last = replace(last, index, drawn.actions)
+            stuck[index] = drawn.log_prior[:, 0] == -torch.inf
         return last
 
-    start = world.copies(state, samples)
     return follow(
-        world, start, draw, horizon, samples=samples, interruptible=interruptible, valued=valued
+        *(world, start, draw, horizon),
+        samples=samples,
+        interruptible=interruptible,
+        valued=valued,
+        stuck=stuck if may_stop else None,
     )
 
 

@@ -174,6 +174,16 @@ def detach(rows: Rows) -> Rows:
     return _map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, rows)
 
 
+def trackable(rows: Rows) -> Rows:
+    """The same rows, those tensors copied that were made in inference mode, where no gradient can
+    be had of them."""
+    with torch.inference_mode(False), torch.no_grad():
+        return _map(
+            lambda leaf: leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf,
+            rows,
+        )
+
+
 def leaves(rows: Rows) -> list[Any]:
     """The tensors and lists that the rows consist of."""
     if isinstance(rows, (Tensor, list)):
@@ -186,8 +196,8 @@ def _is_real(leaf: Any) -> bool:
 
 
 def _parts(rows: Rows) -> list[Rows]:
-    if isinstance(rows, dict):
-        return list(rows.values())
+    if isinstance(rows, dict):  # in the order of the names, whatever order they were written in
+        return [rows[name] for name in sorted(rows, key=str)]
     if isinstance(rows, tuple):
         return list(rows)
     raise TypeError(
@@ -201,6 +211,8 @@ def _map(verb: Callable[..., Any], *rows: Rows) -> Rows:
     if isinstance(first, (Tensor, list)):
         return verb(*rows)
     if isinstance(first, dict):
-        return {key: _map(verb, *(other[key] for other in rows)) for key in first}
+        return {
+            name: _map(verb, *(other[name] for other in rows)) for name in sorted(first, key=str)
+        }
     parts = [_map(verb, *leaves) for leaves in zip(*map(_parts, rows), strict=True)]
     return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)

@@ -57,7 +57,8 @@ class Proposal(NamedTuple):
 
 @runtime_checkable
 class Dynamics(Protocol):
-    """What happens next. A class may set `terminates = False` to promise discount > 0 always.
+    """What happens next. A class may set `terminates = False` to promise discount > 0 always, and
+    that there is always something to do.
 
     Two more members are optional. `step_rows(state)`, the model rows [R] that a step of each row
     takes (or one int for all), belongs to wrappers whose step is several steps of another model:
@@ -66,7 +67,10 @@ class Dynamics(Protocol):
     """
 
     def step(self, state: Rows, action: Rows, *, rng: Rng) -> Transition:
-        """R states and R actions to R transitions; row r depends on row r alone."""
+        """R states and R actions to R transitions; row r depends on row r alone.
+
+        New rows are returned, in the kind and precision of the old, which are left as they are.
+        """
         ...
 
 
@@ -240,7 +244,7 @@ class Plan(NamedTuple):
     """What a planner found for B roots."""
 
     action: Rows  # B rows: the action to take now
-    value: Tensor  # [B] predicted return of the plan
+    value: Tensor  # [B] predicted return of the plan; -inf where a search found none
     final: Rows  # B rows: the state in which the plan is predicted to end
     trace: Rollout | Tree  # everything looked at
     cost: Cost
@@ -248,6 +252,7 @@ class Plan(NamedTuple):
         Tensor  # [B] bool; False where no candidate had a finite return and a fallback is returned
     )
     then: Sequence[Rows] = ()  # the actions after `action`, B rows each; empty after a tree search
+    node: Tensor | None = None  # [B] of a `Tree`: where the plan ends, or a rollout goes on from
 
 
 class Event(NamedTuple):
@@ -280,6 +285,6 @@ class Planner(Protocol):
         """Plan for B root states at once.
 
         Raises ValueError, in one sentence, where the model lacks what the planner needs or returns
-        rows of the wrong shape.
+        rows of the wrong shape, and TypeError where an argument is none of these.
         """
         ...

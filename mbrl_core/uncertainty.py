@@ -9,7 +9,9 @@ particles; `Penalised` charges for what the model does not know.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import NamedTuple, Protocol, cast
 
 import torch
@@ -128,7 +130,11 @@ class Particles:
 
         Raises ValueError where `particles` is no positive whole number.
         """
-        if not isinstance(particles, int) or isinstance(particles, bool) or particles < 1:
+        if (
+            not isinstance(particles, (int, Integral))
+            or isinstance(particles, bool)
+            or particles < 1
+        ):
             raise ValueError(f"particles must be a whole number of at least 1, not {particles!r}")
         deal = getattr(model.dynamics, "dealt", None)
         self.dynamics: Dynamics = model.dynamics if deal is None else deal(particles)
@@ -177,10 +183,20 @@ class Particles:
 
     def ask(self, policy: Policy, state: Cloud, num: int, *, rng: Rng) -> Proposal:
         """What a policy of the model below proposes for the first living particle of each row."""
+        return policy.propose(self._first(state), num, rng=rng)
+
+    @property
+    def mode(self) -> Callable[[Cloud], Rows]:
+        """See `Policy`; AttributeError where the policy below only draws."""
+        settled = self.inner.policy.mode  # type: ignore[union-attr]
+        return lambda state: settled(self._first(state))
+
+    def _first(self, state: Cloud) -> Rows:
+        """The first particle of each row that has not ended."""
         first = torch.arange(len(state.weight), device=state.weight.device) * self.particles
         if self.terminates:
             first = first + (state.weight != 0).to(torch.int64).argmax(1)
-        return policy.propose(rows.take(rows.unpack(state.states), first), num, rng=rng)
+        return rows.take(rows.unpack(state.states), first)
 
     def value(self, state: Cloud) -> Tensor:
         """See `Value`."""

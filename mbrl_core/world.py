@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from mbrl_core.types import (
     Box,
     Budget,
     Cost,
+    Discrete,
     Model,
     Policy,
     Proposal,
@@ -43,17 +45,28 @@ class World:
         rng: Rng,
         budget: Budget | None = None,
         needs: tuple[str, ...] = (),
+        games: bool = False,
     ) -> None:
-        """Raises ValueError where the model lacks one of `needs` or the root states are
-        unusable."""
+        """`games`: whether the planner knows of nature's choices and of other players.
+
+        Raises ValueError where the model lacks one of `needs` or the root states are unusable;
+        TypeError where an argument is none of what `Planner` says.
+        """
+        _check_kinds(planner, model, rng, budget)
         for part in needs:
             if getattr(model, part) is None:
-                raise ValueError(f"{planner} needs Model.{part}, and this model has none")
+                raise ValueError(
+                    f"{planner} needs Model.{part}, and this model has none{_REMEDY.get(part, '')}"
+                )
+        space = model.action_space
+        if isinstance(space, Discrete) and not space.n >= 1:
+            raise ValueError(f"{planner} needs at least one action, and this model has {space!r}")
         self.planner = planner
         self.model = model
         self.rng = rng
         self.budget = budget or Budget()
         self.unlimited = self.budget == Budget()
+        self._games = games or isinstance(model.action_space, Box)  # no game is played with a box
         self.roots = rows.count(state)
         if self.roots == 0:
             raise ValueError(f"{planner} was given no root state: at least one row is needed")
@@ -113,21 +126,21 @@ class World:
         assert self.model.policy is not None
         return self._ask(self.model.policy, state, num, roots)
 
-    def roll(self, state: Rows, roots: Tensor | None = None) -> Rows:
-        """One action of the model's rollout policy, or of its policy, for each row; `roots` as in
-        `propose`."""
+    def roll(self, state: Rows, roots: Tensor | None = None) -> Proposal:
+        """One candidate of the model's rollout policy, or of its policy, for each row; `roots` as
+        in `propose`."""
         policy = self.model.rollout or self.model.policy
         assert policy is not None
-        return self._ask(policy, state, 1, roots).actions
+        return self._ask(policy, state, 1, roots)
 
-    def mode(self, state: Rows) -> Rows:
+    def mode(self, state: Rows) -> Proposal:
         """The policy's likeliest action for each row; ValueError where it only draws."""
         if not hasattr(self.model.policy, "mode"):
             raise ValueError(
                 f"{self.planner} needs a policy that tells its likeliest action, and "
                 f"{type(self.model.policy).__name__} has no `mode`: follow its draws instead"
             )
-        return self._ask(_Settled(self.model.policy), state, 1, None).actions
+        return self._ask(_Settled(self.model.policy), state, 1, None)
 
     def _ask(self, policy: Policy, state: Rows, num: int, roots: Tensor | None) -> Proposal:
         total = rows.count(state)
@@ -139,6 +152,8 @@ class World:
                 f"not {list(shape)}"
             )
         _expect("Policy.propose", "actions", rows.count(proposal.actions), total * shape[1])
+        if not self._games and proposal.chance is not None and bool(proposal.chance.any()):
+            raise ValueError(f"{self.planner} would choose for nature: {_GAMES}")
         self._count(_PROPOSALS, total, roots, _drawn(proposal, num))
         self._called(proposal.tokens, total, roots)
         if isinstance(self.model.action_space, Box) and isinstance(proposal.actions, Tensor):
@@ -172,6 +187,8 @@ class World:
         # Called most of all: nothing is made here, a message least, before it is needed.
         total = rows.count(state)
         moved = checked_step(self.model, state, action, rng, self.dtype)
+        if not self._games and bool((moved.discount < 0).any()):
+            raise ValueError(f"{self.planner} would choose for the other player: {_GAMES}")
         each = 1 if self._rows_of_step is None else self._rows_of_step(state)
         self._count(_STEPS, total, roots, each)
         if torch.is_grad_enabled() and (moved.reward.requires_grad or _differentiable(moved.state)):
@@ -293,6 +310,27 @@ class World:
         return fits
 
 
+_GAMES = "discounts below 0 and Proposal.chance are for MCTS without `reduce`"
+_REMEDY = {"policy": ": uniform_policy(action_space) is one that knows nothing"}
+
+
+def _check_kinds(planner: str, model: object, rng: object, budget: object) -> None:
+    """Raises TypeError where an argument of a planner is of the wrong kind."""
+    if not isinstance(model, Model):
+        raise TypeError(
+            f"{planner} plans with a Model, not with a {type(model).__name__}: put dynamics, "
+            "policy and value in one, Model(dynamics, action_space=...)"
+        )
+    listed = isinstance(rng, Sequence) and all(isinstance(r, torch.Generator) for r in rng)
+    if not isinstance(rng, (torch.Generator, draws.Seeded)) and not listed:
+        raise TypeError(
+            f"{planner} draws from a torch.Generator, or from one per root, not from {rng!r}: "
+            "pass rng=generator(0)"
+        )
+    if budget is not None and not isinstance(budget, Budget):
+        raise TypeError(f"{planner}: a budget is a Budget(steps=...), not {budget!r}")
+
+
 class _Settled(NamedTuple):
     """A policy without its draws."""
 
@@ -307,7 +345,7 @@ class Bounds(NamedTuple):
 
     low: Tensor  # [A]
     high: Tensor  # [A]
-    center: Tensor  # [A]; 0 where a bound is infinite
+    center: Tensor  # [A]; where a bound is infinite 0, or what is 1 inside the other bound
     half: Tensor  # [A] half the range; 1 where a bound is infinite
 
     def clip(self, actions: Tensor) -> Tensor:
@@ -330,6 +368,12 @@ def bounds_of(world: World) -> Bounds:
             f"{world.planner} needs continuous actions: Model.action_space must be a "
             f"Box(low, high), not {space!r}"
         )
+    for bound in space:
+        if not isinstance(bound, Tensor):
+            raise ValueError(
+                f"{world.planner} needs bounds that are tensors [A], not {bound!r}: "
+                "Box(torch.tensor([-1.0]), torch.tensor([1.0]))"
+            )
     bounds = _bounds(*space, *map(_version, space), world.dtype, world.device)
     if bounds is None:
         raise ValueError(
@@ -355,7 +399,8 @@ def _bounds(
         if low.dim() != 1 or low.shape != high.shape or not bool((low < high).all()):
             return None
         finite = torch.isfinite(low) & torch.isfinite(high)
-        center = torch.where(finite, (low + high) / 2, 0)
+        inside = torch.minimum(torch.maximum(torch.zeros_like(low), low + 1), high - 1)
+        center = torch.where(finite, (low + high) / 2, inside)
         half = torch.where(finite, (high - low) / 2, 1)
         return Bounds(low, high, center, half)
 
@@ -380,19 +425,76 @@ def value_rows(model: Model, state: Rows) -> Tensor | int:
 def checked_step(
     model: Model, state: Rows, action: Rows, rng: Rng, dtype: torch.dtype
 ) -> Transition:
-    """One step of R rows, its numbers in precision `dtype`; ValueError where a shape is wrong."""
+    """One step of R rows, its numbers in precision `dtype` and its states in that of `state`.
+
+    Raises ValueError where a shape or a kind is wrong, or what the model was given has changed.
+    """
     total = rows.count(state)
     if rows.count(action) != total:
         _expect("a planner", "actions", rows.count(action), total)
+    before = _versions(state), _versions(action)
     moved = model.dynamics.step(state, action, rng=rng)
-    reward, discount = moved.reward, moved.discount
-    if not reward.shape == discount.shape == (total,) or rows.count(moved.state) != total:
-        _expect("Dynamics.step", "rewards", tuple(reward.shape), (total,))
-        _expect("Dynamics.step", "discounts", tuple(discount.shape), (total,))
-        _expect("Dynamics.step", "states", rows.count(moved.state), total)
+    reward, discount, after = moved.reward, moved.discount, moved.state
+    for name, numbers in (("rewards", reward), ("discounts", discount)):
+        if not isinstance(numbers, Tensor) or numbers.shape != (total,):
+            shown = tuple(numbers.shape) if isinstance(numbers, Tensor) else repr(numbers)
+            _expect("Dynamics.step", f"{name}, a tensor", shown, (total,))
+    if rows.count(after) != total:
+        _expect("Dynamics.step", "states", rows.count(after), total)
+    if before != (_versions(state), _versions(action)):
+        raise ValueError(
+            "Dynamics.step changed the states or actions it was given, which the planner still "
+            "needs: return new rows (x = x + dx, not x += dx)"
+        )
     if not reward.dtype == discount.dtype == dtype:
         moved = moved._replace(reward=reward.to(dtype), discount=discount.to(dtype))
-    return moved
+    same = _like(after, state)
+    return moved if same is after else moved._replace(state=same)
+
+
+def _versions(rows_given: Rows) -> int | tuple[int, ...]:
+    """Numbers that grow where a tensor is changed in place."""
+    if torch.compiler.is_compiling():
+        return 0
+    if isinstance(rows_given, Tensor):
+        return _version(rows_given)
+    tensors = (leaf for leaf in rows.leaves(rows_given) if isinstance(leaf, Tensor))
+    return tuple(map(_version, tensors))
+
+
+def _like(after: Rows, before: Rows) -> Rows:
+    """The states `after` a step as rows of the kind they were `before`, in the same precision.
+
+    Raises ValueError where they are of another kind: what was found could not be kept beside them.
+    """
+    if isinstance(before, Tensor) and isinstance(after, Tensor):
+        if after.dtype == before.dtype:
+            return after
+        kinds = {after.dtype.is_floating_point, before.dtype.is_floating_point}
+        if len(kinds) == 1 and torch.bool not in (after.dtype, before.dtype):
+            return after.to(before.dtype)
+    elif isinstance(before, list) and isinstance(after, list):
+        return after
+    elif isinstance(before, dict) and isinstance(after, dict) and after.keys() == before.keys():
+        same = {name: _like(after[name], before[name]) for name in before}
+        return after if all(same[name] is after[name] for name in before) else same
+    elif isinstance(before, tuple) and isinstance(after, tuple) and len(after) == len(before):
+        parts = list(map(_like, after, before))
+        if type(after) is type(before) and all(map(operator.is_, parts, after)):
+            return after
+        return type(before)(*parts) if hasattr(before, "_fields") else tuple(parts)
+    raise ValueError(
+        f"Dynamics.step must return states of the kind it is given, {_kind(before)}, not "
+        f"{_kind(after)}"
+    )
+
+
+def _kind(of: Rows) -> str:
+    if isinstance(of, Tensor):
+        return f"a tensor of {str(of.dtype).removeprefix('torch.')}"
+    if isinstance(of, dict):
+        return f"a dict of {', '.join(map(str, of))}"
+    return f"a {type(of).__name__}" + (f" of {len(of)} parts" if isinstance(of, tuple) else "")
 
 
 def absorb(state: Rows, index: Tensor, moved: Transition) -> Transition:

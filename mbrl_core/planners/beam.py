@@ -28,8 +28,9 @@ class BeamSearch:
 
     With `groups` the beam is that many separate beams of `width / groups` places: the root's
     `groups * expand` candidates are dealt out to them in turn, and from then on a node competes
-    within its group alone. With one place a group this is diverse verifier tree search (Beeching et
-    al. 2024, "Scaling test-time compute with open models").
+    within its group alone; a group that is dealt none, where the policy proposes fewer, stays
+    empty. With one place a group this is diverse verifier tree search (Beeching et al. 2024,
+    "Scaling test-time compute with open models").
 
     With `rollouts` the value of a new node is the mean return of so many futures of `rollout_depth`
     steps of the model's rollout policy, the model's value at their end. One greedy future of a few
@@ -85,7 +86,7 @@ class BeamSearch:
                 break
             shares = self._shares(world) if level == 0 else 1
             pool, held = self._level(world, forest, beam, present, growing, shares)
-            score = torch.where(held, only_finite(forest.score()[everyone, pool]), -torch.inf)
+            score = torch.where(held, only_finite(forest.score((everyone, pool))), -torch.inf)
             beam, present, usable = self._keep(beam, present, pool, score)
             grows &= usable
             forest.count_visits(beam, present)
@@ -135,6 +136,7 @@ class BeamSearch:
             node = beam[root, place]
             asked = rows.take(forest.states, forest.flat(root, node))
             proposal = world.propose(asked, asked_for, root)
+            forest.know(proposal.actions)
             number = proposal.log_prior.shape[1]
             exists = held.new_zeros((world.roots, self.width, asked_for))
             exists[root, place, :number] = proposal.log_prior > -torch.inf
@@ -169,12 +171,10 @@ class BeamSearch:
     def _finish(
         self, world: World, forest: Forest, everyone: Tensor, beam: Tensor, present: Tensor
     ) -> Plan:
-        if forest.actions is None or bool((forest.size == 1).all()):
-            raise BudgetError(
-                "BeamSearch: the budget does not allow one step, or nothing was proposed"
-            )
+        if forest.actions is None:
+            raise BudgetError("BeamSearch: the budget does not allow one step")
         found = present & (beam > 0)  # a group that found nothing may still hold the root
-        returns = torch.where(found, only_finite(forest.score()[everyone, beam]), -torch.inf)
+        returns = torch.where(found, only_finite(forest.score((everyone, beam))), -torch.inf)
         row = forest.flat(everyone, beam)
         chosen, value = self.reduce(returns, rows.take(forest.states, row.flatten()))
         node = beam.gather(1, chosen.unsqueeze(1)).squeeze(1)
@@ -185,6 +185,7 @@ class BeamSearch:
             trace=forest.tree(),
             cost=world.cost(),
             valid=(returns > -torch.inf).any(1),
+            node=node,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -27,10 +28,11 @@ def plan_of(world: World, rollout: Rollout, returns: Tensor, chosen: Tensor, val
     )
 
 
-def warn_of_lost(planner: str, plan: Plan) -> None:
+def warn_of_lost(planner: str, plan: Plan, *, stacklevel: int = 4) -> None:
     """Warn of the roots for which nothing with a finite return was found.
 
-    To be called by a planner's `__call__` itself: the warning points at the caller of that.
+    To be called by a planner's `__call__` itself: the warning points at the caller of that, which
+    lies one level further out where `__call__` is decorated.
     """
     if not bool(plan.valid.all()):
         lost = (~plan.valid).nonzero().squeeze(1).tolist()
@@ -38,7 +40,7 @@ def warn_of_lost(planner: str, plan: Plan) -> None:
             f"{planner}: no candidate of roots {lost[:8]} had a finite return; an action without a "
             "prediction is returned (Plan.valid is False there)",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
 
 
@@ -51,7 +53,7 @@ def check_counts(planner: object, *names: str, least: int = 1) -> None:
     """Raises ValueError where one of a planner's fields is no whole number of at least `least`."""
     for name in names:
         number = getattr(planner, name)
-        if not isinstance(number, int) or isinstance(number, bool) or number < least:
+        if not isinstance(number, Integral) or isinstance(number, bool) or int(number) < least:
             raise ValueError(
                 f"{type(planner).__name__}.{name} must be a whole number of at least {least}, "
                 f"not {number!r}"

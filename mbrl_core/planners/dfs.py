@@ -88,29 +88,24 @@ class DepthFirstSearch:
     def _judge(self, walk: _Walk, who: Tensor, nodes: Tensor) -> None:
         """Mark the new nodes [n] that are worth keeping, and go down to those that lead on."""
         at = (who, nodes)
-        score = only_finite(walk.score()[at])
+        score = only_finite(walk.score(at))
         keep = score > -torch.inf
         if self.prune_below is not None:
             keep &= walk.ended[at] | (score >= self.prune_below)
         walk.visits[at] = keep.long()
-        complete = self._complete(walk)[at]
+        complete = walk.ended[at] | (walk.depth[at] >= self.depth)
         walk.here[who] = torch.where(keep & ~complete, nodes, walk.here[who])
         if self.enough is not None:
             walk.here[who[keep & complete & (score >= self.enough)]] = -1
 
-    def _complete(self, walk: _Walk) -> Tensor:
-        return walk.ended | (walk.depth >= self.depth)
-
     def _finish(self, world: World, walk: _Walk) -> Plan:
         if walk.actions is None:
-            raise BudgetError(
-                "DepthFirstSearch: the budget does not allow one step, or nothing was proposed"
-            )
+            raise BudgetError("DepthFirstSearch: the budget does not allow one step")
         number = torch.arange(walk.capacity, device=world.device)
         tried = (number > 0) & (number < walk.size.unsqueeze(1))
         returns = torch.where(tried, only_finite(walk.score()), -torch.inf)
         kept = walk.visits > 0
-        for better in (kept, kept & self._complete(walk)):
+        for better in (kept, kept & (walk.ended | (walk.depth >= self.depth))):
             narrowed = torch.where(better, returns, -torch.inf)
             some = (narrowed > -torch.inf).any(1, keepdim=True)
             returns = torch.where(some, narrowed, returns)
@@ -124,6 +119,7 @@ class DepthFirstSearch:
             trace=walk.tree(),
             cost=world.cost(),
             valid=(returns > -torch.inf).any(1),
+            node=node,
         )
 
 

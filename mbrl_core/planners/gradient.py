@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ class GradientPlanner(TrajectoryPlanner):
     last_rate: float = 1.0
     optimizer: Optimizer = "adam"
     max_gradient: float = 10.0
+
+    differentiates: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

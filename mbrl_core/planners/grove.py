@@ -34,6 +34,7 @@ class Ending(NamedTuple):
     action: Rows  # B rows: the first step
     state: Rows  # B rows: the last state
     child: np.ndarray  # [B] the root's child on the way; 0 where a rollout of the root leaves it
+    node: Tensor  # [B] the last node on the way
 
 
 class Grove:
@@ -134,6 +135,11 @@ class Grove:
     def waiting(self) -> np.ndarray:
         """Which roots [B] have candidates and no other node."""
         return (self.nodes["asked"][:, 0] == OPEN) & (self.size == 1)
+
+    def may_begin(self) -> bool:
+        """Whether a root has a candidate to try, or may have."""
+        unknown = self.nodes["asked"][:, 0] != OPEN
+        return bool(unknown.any() or (self.edges["logit"][:, 0] > -np.inf).any())
 
     # A round of simulations: select, expand, back up
 
@@ -347,7 +353,7 @@ class Grove:
         if played is None or not bool(beyond.any()):
             child = self.first_steps(future.numpy())
             final = rows.take(self.states, self.flat(future.numpy()))
-            return Ending(self.first_actions(child), final, child)
+            return Ending(self.first_actions(child), final, child, future)
         number = torch.bincount(played.root, minlength=len(future))
         row = (number.cumsum(0) - number + future - self.capacity).where(beyond, torch.tensor(0))
         node = torch.where(beyond, played.node[row], future)
@@ -358,6 +364,7 @@ class Grove:
             rows.where(at_root, rows.take(played.action, row), self.first_actions(child)),
             rows.where(beyond, rows.take(played.final, row), final),
             np.where(at_root.numpy(), 0, child),
+            node,
         )
 
     def tree(self, weights: np.ndarray, played: Played | None = None) -> Tree:
@@ -411,6 +418,11 @@ class Grove:
         roots = self.world.roots
         if memory is None:
             return [None] * roots
+        if not isinstance(memory, Memory):
+            raise TypeError(
+                f"MCTS goes on in a Memory of its own, not in a {type(memory).__name__}: pass None "
+                "to begin anew"
+            )
         if len(memory.trees) != roots:
             raise ValueError(
                 f"MCTS was given a carry of {len(memory.trees)} roots for {roots} root states"

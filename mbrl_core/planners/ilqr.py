@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,6 +62,8 @@ class ILQR(TrajectoryPlanner):
     iterations: int = 10
     init_std: float = 0.1
     second_order: bool = False
+
+    differentiates: ClassVar[bool] = True
 
     def outputs(self) -> tuple[str, ...]:
         """See `SequencePlanner.outputs`: there is no distribution whose mean it could be."""

@@ -85,7 +85,6 @@ class LQR:
         if self.horizon is not None:
             check_counts(self, "horizon")
 
-    @torch.no_grad()
     def __call__(
         self,
         model: Model,
@@ -97,7 +96,14 @@ class LQR:
         listen: Listener | None = None,
     ) -> tuple[Plan, None]:
         """See `Planner`."""
-        world = World("LQR", model, state, rng=rng, budget=budget, needs=("action_space",))
+        with torch.inference_mode(False), torch.no_grad():
+            state = rows.trackable(state)
+            world = World("LQR", model, state, rng=rng, budget=budget, needs=("action_space",))
+            plan = self._plan(world, state)
+        warn_of_lost("LQR", plan, stacklevel=3)
+        return plan, None
+
+    def _plan(self, world: World, state: Rows) -> Plan:
         bounds = bounds_of(world)
         self._check_budget(world)
         centre = bounds.clip(bounds.center).expand(world.roots, -1)
@@ -110,9 +116,7 @@ class LQR:
         )
         returns = only_finite(rollout.returns)
         first = torch.zeros(world.roots, dtype=torch.int64, device=returns.device)
-        plan = plan_of(world, rollout, returns, first, returns[:, 0])
-        warn_of_lost("LQR", plan)
-        return plan, None
+        return plan_of(world, rollout, returns, first, returns[:, 0])
 
     def _check_budget(self, world: World) -> None:
         steps = 1 + (self.horizon or 1)

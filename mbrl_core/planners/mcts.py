@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mbrl_core import draws
-from mbrl_core.planners.common import check_counts, check_positive
+from mbrl_core.planners.common import check_counts, check_positive, warn_of_lost
 from mbrl_core.planners.game import Game
 from mbrl_core.planners.playout import Rollouts
 from mbrl_core.planners.selection import PUCT, Gumbel, Search, Selection
@@ -64,7 +64,12 @@ class MCTS:
     answer most of them give (`Vote`). Without, or where
     none ended, the plan is the root's choice by `selection`, continued along the most visited
     children; at a `temperature` T above 0 the root's choice is drawn from the recommended weights
-    to the power 1/T. The weights are in `Tree.root`, as a target for a policy.
+    to the power 1/T. The weights are in `Tree.root`, as a target for a policy. `Plan.value` is then
+    the mean of what the search found at the root, its first value and its detours with it, a target
+    for a value and less than the plan's own return, which is `Tree.root.q` of its action.
+
+    An edge is stepped once: where the model draws at random its first draw stands, however many
+    simulations follow. Give chance nodes, or plan for the mean of `Particles`.
     """
 
     simulations: int
@@ -92,6 +97,8 @@ class MCTS:
                 "MCTS.selection must be a NamedTuple with the methods of Selection, so that it can "
                 f"be compiled, not a {type(self.selection).__name__}"
             )
+        if hasattr(self.selection, "check"):
+            self.selection.check()
         if self.reuse and isinstance(self.selection, Gumbel):
             raise ValueError(
                 "MCTS.reuse needs UCT or PUCT: Gumbel's sequential halving counts from no visits"
@@ -118,7 +125,8 @@ class MCTS:
         Raises BudgetError where the budget does not allow a single simulation. A root whose policy
         proposes nothing stays where it is, with `Plan.valid` False.
         """
-        world = World("MCTS", model, state, rng=rng, budget=budget, needs=("policy",))
+        games = self.reduce is None
+        world = World("MCTS", model, state, rng=rng, budget=budget, needs=("policy",), games=games)
         grove = self._plant(world, state, carry)
         grove.ask_roots(self._affordable(world, 1) > 0)
         grove.draw_noise(rng)
@@ -133,7 +141,9 @@ class MCTS:
                 listen(Event("simulation", number, grove.reached()))
             number += 1
             most = most if world.unlimited else self._affordable(world, grove.at_once)
-        return self._finish(world, grove)
+        plan, memory = self._finish(world, grove)
+        warn_of_lost("MCTS", plan)
+        return plan, memory
 
     def _plant(self, world: World, state: Rows, carry: Memory | None) -> Grove:
         from mbrl_core.planners.grove import Grove
@@ -178,10 +188,8 @@ class MCTS:
         return number.clamp(min=0).numpy()
 
     def _finish(self, world: World, grove: Grove) -> tuple[Plan, Memory | None]:
-        if int(grove.size.max()) == 1:
-            raise BudgetError(
-                "MCTS: the budget does not allow one simulation, or nothing was proposed"
-            )
+        if not grove.begun.any() and grove.may_begin():
+            raise BudgetError("MCTS: the budget does not allow one simulation")
         final, weights = grove.conclude()
         valid = np.any(final > -np.inf, axis=1)
         node = grove.principal(self._decide(final, weights, valid, world.rng))
@@ -195,13 +203,15 @@ class MCTS:
             future = torch.where(some, chosen, future)
             value = torch.where(some, worth, value)
         ending = grove.ending(future, played)
+        found = torch.from_numpy(valid)
         plan = Plan(
             action=ending.action,
-            value=value.to(world.device),
+            value=torch.where(found, value, -torch.inf).to(world.device),
             final=ending.state,
             trace=grove.tree(weights, played),
             cost=world.cost(),
-            valid=torch.from_numpy(valid).to(world.device),
+            valid=found.to(world.device),
+            node=ending.node.to(world.device),
         )
         return plan, grove.remember(ending.child) if self.reuse else None
 

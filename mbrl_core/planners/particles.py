@@ -80,14 +80,15 @@ class ParticleFilter:
     ) -> tuple[Plan, Carry]:
         """See `Planner`. There is no warm start: the carry is None.
 
-        A limit on steps or proposals is met by fewer particles. Raises BudgetError where the budget
-        does not allow a single step of one.
+        A limit on steps or proposals is met by fewer particles, then by fewer steps of one. Raises
+        BudgetError where the budget does not allow a single step.
         """
         world = World("ParticleFilter", model, state, rng=rng, budget=budget, needs=("policy",))
         number = world.affordable(self.particles, steps=self.depth, proposals=self.depth)
         swarm = _Swarm(world, state, max(number, 1), self.depth)
-        for step in range(self.depth if number else 0):
-            growing = swarm.growing() & world.within_budget().to(world.device).unsqueeze(1)
+        for step in range(self.depth):
+            paid = world.within_budget(steps=1, proposals=1)
+            growing = swarm.growing() & paid.to(world.device).unsqueeze(1)
             if not (bool(growing.any()) and world.calls_left(2 + (model.value is not None))):
                 break
             self._resample(swarm, growing.any(1))
@@ -133,23 +134,22 @@ class ParticleFilter:
 
     def _finish(self, world: World, swarm: _Swarm) -> Plan:
         if swarm.actions is None:
-            raise BudgetError(
-                "ParticleFilter: the budget does not allow one step, or nothing was proposed"
-            )
+            raise BudgetError("ParticleFilter: the budget does not allow one step")
         usable = (swarm.log_weight > -torch.inf) & (swarm.nodes > 0)
         judged = swarm.standing() if self.judge == "return" else swarm.shares()
         judged = torch.where(usable, judged, -torch.inf)
         row = swarm.flat(swarm.everyone, swarm.nodes)
         chosen, value = self.reduce(judged, rows.take(swarm.states, row.flatten()))
-        chosen = chosen.unsqueeze(1)
+        node = swarm.nodes.gather(1, chosen.unsqueeze(1)).squeeze(1)
         swarm.count_visits(swarm.nodes, usable)
         return Plan(
-            action=swarm.first_action(swarm.nodes.gather(1, chosen).squeeze(1)),
+            action=swarm.first_action(node),
             value=value,
-            final=rows.take(swarm.states, row.gather(1, chosen).squeeze(1)),
+            final=rows.take(swarm.states, row.gather(1, chosen.unsqueeze(1)).squeeze(1)),
             trace=swarm.tree(),
             cost=world.cost(),
             valid=usable.any(1),
+            node=node,
         )
 
 
@@ -172,7 +172,7 @@ class _Swarm(Forest):
 
     def standing(self) -> Tensor:
         """The particles' scores [B, N]; -inf where one is not finite."""
-        return only_finite(self.score()[self.everyone, self.nodes])
+        return only_finite(self.score((self.everyone, self.nodes)))
 
     def shares(self) -> Tensor:
         """The particles' weights [B, N], each root's summing to one."""
@@ -186,6 +186,7 @@ class _Swarm(Forest):
             return
         state = rows.take(self.states, self.flat(roots, self.nodes[roots, place]))
         proposal = self.world.propose(state, 1, roots)
+        self.know(proposal.actions)
         exists = proposal.log_prior[:, 0] > -torch.inf
         stuck = (roots[~exists], place[~exists])
         nothing = self.log_weight.new_tensor(-torch.inf)

@@ -26,8 +26,8 @@ class Rollouts(NamedTuple):
     """A state is worth the mean return of `samples` futures of at most `depth` steps, in which the
     model's rollout policy draws every action (its policy, where it has no other).
 
-    A future cut at `depth` counts the model's value where there is one. One without a finite return
-    counts for nothing; where all are, the state is worth -inf.
+    A future cut at `depth` counts the model's value where there is one. One without a finite
+    return, or that is proposed nothing, counts for nothing; where all are, the state is worth -inf.
     """
 
     samples: int
@@ -58,8 +58,17 @@ class Rollouts(NamedTuple):
         first: Rows = None
         over: list[tuple[Tensor, Rows]] = []
         for _ in range(self.depth):
-            action = world.roll(state, roots)
+            proposal = world.roll(state, roots)
+            action = proposal.actions
             first = action if first is None else first
+            able = proposal.log_prior[:, 0] > -torch.inf
+            if not bool(able.all()):
+                total[index[~able]] = -torch.inf
+                some = able.nonzero().squeeze(1)
+                index, weight, roots = index[some], weight[some], roots[some.to(roots.device)]
+                state, action = rows.take(state, some), rows.take(action, some)
+                if len(some) == 0:
+                    break
             moved = world.step_some(state, action, roots)
             total[index] += weight * moved.reward
             ended = moved.discount == 0

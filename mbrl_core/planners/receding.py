@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mbrl_core import draws, rows
+from mbrl_core.paths import first_actions
 from mbrl_core.planners.common import check_counts
 from mbrl_core.returns import discounted_return
 from mbrl_core.types import (
@@ -62,7 +63,7 @@ class RecedingHorizon:
         Raises ValueError where the budget does not allow the steps that are committed, or where the
         inner planner's plans hold fewer actions than are to be executed.
         """
-        world = World("RecedingHorizon", model, state, rng=rng, budget=budget)
+        world = World("RecedingHorizon", model, state, rng=rng, budget=budget, games=True)
         share = self._share(world, final_calls=int(model.value is not None))
         alive = torch.ones(world.roots, dtype=torch.bool, device=world.device)
         valid, spent = alive.clone(), world.cost()
@@ -116,17 +117,25 @@ class RecedingHorizon:
     def _chunk(self, plan: Plan, number: int) -> list[Rows]:
         """The first `number` actions of a plan.
 
-        One whose futures have all ended need not go on; where the episode does, its last action is
-        repeated, which is what a root gets whose futures end before those of the others.
+        One that has come to an end need not go on; where the episode does, its last action is
+        repeated, which is what a root gets whose plan ends before those of the others.
         """
-        chunk = [plan.action, *plan.then][:number]
-        missing = number - len(chunk)
-        if missing and not (isinstance(plan.trace, Rollout) and bool(plan.trace.ended.all())):
+        chunk, planned = first_actions(plan, number)
+        short = (planned < number) & plan.valid.cpu()
+        if bool((short & ~_ended(plan).cpu()).any()):
             raise ValueError(
                 f"RecedingHorizon.execute is {self.execute}, but {type(self.planner).__name__} "
-                f"planned no more than {len(chunk)} actions ahead"
+                f"planned no more than {int(planned[short].min())} actions ahead"
             )
-        return chunk + chunk[-1:] * missing
+        return chunk + chunk[-1:] * (number - len(chunk))
+
+
+def _ended(plan: Plan) -> Tensor:
+    """Whether each root's plan [B] comes to the end of the episode."""
+    if isinstance(plan.trace, Rollout):
+        return plan.trace.ended.all(1)
+    assert plan.node is not None
+    return plan.trace.discount.gather(1, plan.node.unsqueeze(1)).squeeze(1) == 0
 
 
 def _episode(

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mbrl_core.planners.common import check_choice
+from mbrl_core.planners.common import check_choice, warn_of_lost
 from mbrl_core.planners.shooting import uniform_sequences
 from mbrl_core.types import (
     Budget,
@@ -18,6 +18,7 @@ from mbrl_core.types import (
     Listener,
     Model,
     Plan,
+    Proposal,
     Rng,
     Rollout,
     Rows,
@@ -30,8 +31,8 @@ class Reflex:
     """An action without a step of the model, so that its gain over this is what planning is worth.
 
     action: `policy`, one draw from the model's policy; `mode`, its likeliest action or its mean,
-        where it tells it, as is usual in evaluation; `random`, uniform between the bounds
-        (standard normal where they are infinite); or `zero`, no force: 0, or the bound nearest to
+        where it tells it, as is usual in evaluation; `random`, as
+        `uniform_sequences` draws them; or `zero`, no force: 0, or the bound nearest to
         it, and action 0 of a discrete space.
 
     `Plan.value` is 0: nothing is predicted.
@@ -59,25 +60,29 @@ class Reflex:
         """
         follows = self.action in ("policy", "mode")
         needs = ("policy",) if follows else ("action_space",)
-        world = World("Reflex", model, state, rng=rng, budget=budget, needs=needs)
+        world = World("Reflex", model, state, rng=rng, budget=budget, needs=needs, games=True)
+        nothing = torch.zeros(world.roots, dtype=world.dtype, device=world.device)
+        valid = torch.ones_like(nothing, dtype=torch.bool)
         if follows:
-            action = _follow(world, state, draw=self.action == "policy")
+            proposal = _asked(world, state, draw=self.action == "policy")
+            action, valid = proposal.actions, proposal.log_prior[:, 0] > -torch.inf
         elif self.action == "random":
             action = uniform_sequences(world, 1, 1)[:, 0, 0]
         else:
             action = _zero(world)
-        nothing = torch.zeros(world.roots, dtype=world.dtype, device=world.device)
         none = nothing.view(-1, 1, 1)[:, :, :0]
-        kept = torch.zeros_like(nothing, dtype=torch.bool)
-        trace = Rollout([], none, none, state, nothing.unsqueeze(1), kept.unsqueeze(1))
-        return Plan(action, nothing, state, trace, world.cost(), ~kept), None
+        ended = torch.zeros_like(valid).unsqueeze(1)
+        trace = Rollout([], none, none, state, nothing.unsqueeze(1), ended)
+        plan = Plan(action, nothing, state, trace, world.cost(), valid)
+        warn_of_lost("Reflex", plan)
+        return plan, None
 
 
-def _follow(world: World, state: Rows, *, draw: bool) -> Rows:
+def _asked(world: World, state: Rows, *, draw: bool) -> Proposal:
     """What the policy does at each root."""
     if world.affordable(1, proposals=1) < 1 or not world.calls_left(1):
         raise BudgetError("Reflex: the budget does not allow to ask the policy once")
-    return world.propose(state, 1).actions if draw else world.mode(state)
+    return world.propose(state, 1) if draw else world.mode(state)
 
 
 def _zero(world: World) -> Tensor:

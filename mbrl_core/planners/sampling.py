@@ -395,7 +395,7 @@ def exponential_weights(returns: Tensor, temperature: float, *, normalize: bool 
 def _spread(values: Tensor) -> Tensor:
     """The (biased) standard deviation [B, 1] of those of the values [B, N] that are finite."""
     finite = values > -torch.inf
-    number = finite.sum(1, keepdim=True).clamp(min=1)
+    number = finite.sum(1, keepdim=True).clamp(min=1).to(values)
     values = torch.where(finite, values, 0.0)
     deviation = torch.where(finite, values - values.sum(1, keepdim=True) / number, 0.0)
     return torch.linalg.vector_norm(deviation, dim=1, keepdim=True) / number.sqrt()

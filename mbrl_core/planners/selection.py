@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from mbrl_core import draws
+from mbrl_core.planners.common import check_counts, check_not_negative, check_positive
 from mbrl_core.planners.tree import HIDDEN, NONE, OPEN, REQUESTED, UNASKED, UNDER_WAY
 from mbrl_core.types import Rng
 
@@ -31,9 +32,10 @@ TINY = float(np.finfo(np.float32).tiny)
 class Selection(Protocol):
     """The choices of a tree search: a NamedTuple with these methods.
 
-    One more is optional: `together(edges, noise, turn, total)`, how many simulations from `turn` on
-    will follow different candidates of the root, and which, whatever they find. These are run at
-    once, in fewer calls of the model and with the same result as one by one.
+    Two more are optional. `together(edges, noise, turn, total)`: how many simulations from `turn`
+    on will follow different candidates of the root, and which, whatever they find. These are run at
+    once, in fewer calls of the model and with the same result as one by one. `check()`: raises
+    ValueError where a setting makes no sense.
     """
 
     def noise(self, logits: Tensor, rng: Rng) -> Tensor:
@@ -204,6 +206,10 @@ class UCT(NamedTuple):
     exploration: float = math.sqrt(2)
     q: QTransform = RawQ()
 
+    def check(self) -> None:
+        """See `Selection`."""
+        check_not_negative(self, "exploration")
+
     def noise(self, logits: Tensor, rng: Rng) -> Tensor:
         """See `Selection`."""
         return torch.where(logits > -torch.inf, 0.0, logits)
@@ -241,6 +247,15 @@ class PUCT(NamedTuple):
     q: QTransform = SiblingsQ()
     dirichlet_fraction: float = 0.0
     dirichlet_alpha: float = 0.3
+
+    def check(self) -> None:
+        """See `Selection`."""
+        check_not_negative(self, "c_init", "dirichlet_fraction")
+        check_positive(self, "c_base", "dirichlet_alpha")
+        if self.dirichlet_fraction > 1:
+            raise ValueError(
+                f"PUCT.dirichlet_fraction must be at most 1, not {self.dirichlet_fraction!r}"
+            )
 
     def noise(self, logits: Tensor, rng: Rng) -> Tensor:
         """See `Selection`."""
@@ -285,6 +300,11 @@ class Gumbel(NamedTuple):
     considered: int = 16
     scale: float = 1.0
     q: QTransform = CompletedQ()
+
+    def check(self) -> None:
+        """See `Selection`."""
+        check_counts(self, "considered")
+        check_not_negative(self, "scale")
 
     def noise(self, logits: Tensor, rng: Rng) -> Tensor:
         """See `Selection`."""

@@ -34,7 +34,8 @@ class RandomShooting:
     With `actions="policy"` the policy draws every action: over text this is best-of-N (`Argmax`) or
     self-consistency (`Vote`). With `actions="uniform"` whole sequences are drawn at once from the
     action space (Rao 2009, "A survey of numerical methods for optimal control"; uniform between the
-    bounds, standard normal where they are infinite). `horizon` counts model steps, `samples` is N.
+    bounds, normal with standard deviation 1 where one is infinite: around 0, or 1 inside the
+    other). `horizon` counts model steps, `samples` is N.
     """
 
     samples: int
@@ -98,7 +99,7 @@ class RandomShooting:
 
 def uniform_sequences(world: World, samples: int, horizon: int) -> Tensor:
     """Sequences [B, N, H, A] from the action space, or [B, N, H] where it is discrete: uniform
-    between the bounds, standard normal where they are infinite."""
+    between the bounds, normal around their centre where one is infinite."""
     space = world.model.action_space
     shape = (world.roots, samples, horizon)
     if isinstance(space, Discrete):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,6 +72,8 @@ class SequencePlanner:
     iterations: int = 6
     output: Literal["best", "mean"] = "best"
 
+    differentiates: ClassVar[bool] = False  # and so leaves inference mode
+
     def __post_init__(self) -> None:
         check_counts(self, "horizon", "samples", "iterations")
         check_choice(self, "output", *self.outputs())
@@ -88,9 +90,11 @@ class SequencePlanner:
     ) -> tuple[Plan, WarmStart]:
         """See `Planner`. The carry returned is ready for the next control step."""
         name = type(self).__name__
-        world = World(name, model, state, rng=rng, budget=budget, needs=self.needs())
-        bounds = self.bounds(world)
-        with torch.no_grad():
+        state = rows.trackable(state) if self.differentiates else state
+        inference = torch.is_inference_mode_enabled() and not self.differentiates
+        with torch.inference_mode(inference), torch.no_grad():
+            world = World(name, model, state, rng=rng, budget=budget, needs=self.needs())
+            bounds = self.bounds(world)
             search = self.begin(world, bounds, state, carry)
             search, rollout = self.improve(world, bounds, state, search, listen)
             return self._finish(world, bounds, state, search, rollout)
@@ -143,6 +147,11 @@ class SequencePlanner:
         centre = bounds.center.expand(shape)
         if carry is None:
             return centre
+        if not hasattr(carry, "mean"):
+            raise TypeError(
+                f"{world.planner} goes on from a carry of its own, not from a "
+                f"{type(carry).__name__}: pass None to begin anew"
+            )
         if carry.mean.shape != shape:
             raise ValueError(
                 f"{world.planner} was given a carry for [B, H, A] = {list(carry.mean.shape)}, "
@@ -188,7 +197,7 @@ class SequencePlanner:
                 f"{world.planner}: no candidate of roots {lost[:8]} had a finite return within the "
                 "budget; their carried plan is returned (Plan.valid is False there)",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
         plan, value, final = search.best, search.best_return, search.best_final
         if self.output == "mean" and rollout is not None:

@@ -246,8 +246,9 @@ def test_a_root_without_candidates_does_not_stop_the_others(name: str) -> None:
     alone, _ = PLANNERS[name]()(world.model(), [""], rng=[generator(2)])
     assert plan.valid.tolist() == [False, True]
     assert plan.final == ["!", alone.final[0]] and plan.value[1] == alone.value[0]
-    with pytest.raises(ValueError, match="nothing was proposed"):
-        PLANNERS[name]()(world.model(), ["!"], rng=generator(0))
+    with pytest.warns(RuntimeWarning, match=r"roots \[0\]"):
+        blocked, _ = PLANNERS[name]()(world.model(), ["!"], rng=generator(0))
+    assert blocked.valid.tolist() == [False] and blocked.final == ["!"]
 
 
 @every_planner

@@ -17,12 +17,14 @@ from mbrl_core import (
     UCT,
     Argmax,
     BeamSearch,
+    Budget,
     ListedActions,
     Model,
     Plan,
     Planner,
     RandomShooting,
     RecedingHorizon,
+    Reflex,
     Rng,
     Rollout,
     Rows,
@@ -266,6 +268,15 @@ def test_attributes_are_plain_enough_for_every_writer() -> None:
     again = networkx.read_graphml(text, node_type=int)
     assert dict(again.nodes) == dict(graph.nodes) and list(again.edges) == list(graph.edges)
     json.dumps(networkx.node_link_data(graph, edges="edges"), allow_nan=False)
+
+
+def test_a_plan_for_which_nothing_was_tried_is_a_root_alone() -> None:
+    state = torch.zeros(2, 2).double()
+    reflex, _ = Reflex(action="zero")(glider(), state, rng=generator(0))
+    with pytest.warns(RuntimeWarning):
+        spent, _ = CEM(horizon=2)(glider(), state, rng=generator(0), budget=Budget(steps=1))
+    for plan in (reflex, spent):
+        assert to_networkx(plan, 1).number_of_nodes() == 1
 
 
 def test_what_cannot_be_shown_is_refused_in_one_sentence() -> None:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from mbrl_core import (
+    Budget,
+    BudgetError,
     Event,
     ParticleFilter,
     Plan,
@@ -346,3 +348,12 @@ def test_visits_count_the_particles_below() -> None:
 def test_a_setting_without_meaning_is_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         ParticleFilter(**({"particles": 2, "depth": 2} | options))
+
+
+def test_a_budget_of_fewer_steps_than_the_depth_is_spent_by_one_particle() -> None:
+    state, planner = tensor_rows(["start", "gate"]), ParticleFilter(particles=8, depth=24)
+    for budget in (Budget(steps=2), Budget(proposals=2)):
+        plan, _ = planner(tensor_garden(), state, rng=generator(0), budget=budget)
+        assert bool(plan.valid.all()) and int(plan.cost.steps.max()) <= 2
+    with pytest.raises(BudgetError, match="the budget does not allow one step"):
+        planner(tensor_garden(), state, rng=generator(0), budget=Budget(steps=0))

@@ -98,3 +98,10 @@ def test_roots_are_reduced_apart(reducer: Argmax | Vote | WeightedVote) -> None:
     for b in range(2):
         alone, worth = reducer(returns[b : b + 1], final[3 * b : 3 * b + 3])
         assert chosen[b] == alone[0] and value[b] == worth[0]
+
+
+def test_numbers_in_a_tensor_are_votes_like_any_other() -> None:
+    final = torch.tensor([4.0, 7.0, 7.0])
+    chosen, share = Vote(lambda state: state)(torch.tensor([[9.0, 1.0, 2.0]]), final)
+    assert chosen.tolist() == [2]
+    torch.testing.assert_close(share, torch.tensor([2 / 3]))

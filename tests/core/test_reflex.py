@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mbrl_core import Box, Budget, Discrete, Model, RandomActions, Reflex, generator
+from mbrl_core import (
+    Box,
+    Budget,
+    Discrete,
+    Model,
+    Particles,
+    RandomActions,
+    Reflex,
+    generator,
+)
 from tests.worlds import glider
 
 STATE = torch.zeros(4, 2, dtype=torch.float64)
@@ -49,6 +58,9 @@ def test_the_mode_of_a_policy_is_its_action_without_a_draw():
     )
     assert plan.action.tolist() == [[2.0]] * 4  # inside the bounds
     assert plan.cost.proposals.tolist() == [1] * 4 and plan.cost.calls == 1
+    cloud = Particles(model._replace(policy=Settled(model.action_space)), 3)
+    first, _ = Reflex(action="mode")(cloud.model(), cloud.root(STATE), rng=generator(0))
+    assert torch.equal(first.action, plan.action)
     with pytest.raises(ValueError, match="RandomActions has no `mode`"):
         Reflex(action="mode")(model, STATE, rng=generator(0))
 

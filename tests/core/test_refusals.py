@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,24 +13,35 @@ from torch import Tensor
 from mbrl_core import (
     CEM,
     ICEM,
+    ILQR,
+    LQR,
     MCTS,
     MPPI,
+    PUCT,
     TDMPC,
+    UCT,
+    Argmax,
     BeamSearch,
     Box,
     Budget,
     CategoricalCEM,
+    DepthFirstSearch,
+    Discrete,
     GradCEM,
     GradMPC,
+    Gumbel,
     Model,
+    ParticleFilter,
     Planner,
     Proposal,
     RandomShooting,
     RecedingHorizon,
     Rng,
     Transition,
+    all_actions,
     draws,
     generator,
+    reset,
     rows,
 )
 from tests.worlds import Glider, TensorGarden, glider, tensor_garden, tensor_rows, text_garden
@@ -58,7 +70,7 @@ TRAJECTORY: list[Planner] = [
 )
 def test_a_planner_names_the_part_it_needs(planner: Planner, part: str) -> None:
     name = type(planner).__name__
-    with pytest.raises(ValueError, match=f"^{name} needs Model.{part}, and this model has none$"):
+    with pytest.raises(ValueError, match=f"^{name} needs Model.{part}, and this model has none"):
         planner(Model(TensorGarden()), tensor_rows(PATHS), rng=generator(0))
 
 
@@ -298,3 +310,200 @@ def test_a_fork_and_a_copy_are_independent_of_their_source() -> None:
     assert torch.equal(draws.uniform(copied, 4), draws.uniform(twin, 4))
     assert torch.equal(draws.uniform(source, 4), draws.uniform(generator(3), 4))
     assert not torch.equal(draws.uniform(draws.fork(source), 4), draws.uniform(source, 4))
+
+
+# What a model or a caller may get wrong
+
+
+class Line:
+    """x' = x + a, reward -x'^2, by a function of state and action where one is given."""
+
+    def __init__(self, step: Callable[[Any, Any], Transition] | None = None) -> None:
+        self.own = step
+
+    def step(self, state: Any, action: Any, *, rng: Rng) -> Transition:
+        if self.own is not None:
+            return self.own(state, action)
+        after = state + action
+        return Transition(after, -after[:, 0].square(), torch.ones(len(after)))
+
+
+ZERO = torch.zeros(2, 1)
+UNIT = Box(torch.tensor([-1.0]), torch.tensor([1.0]))
+SMALL = CEM(horizon=2, samples=16, elites=4, iterations=2)
+
+
+def moved(state: Tensor, after: Any, reward: Any = None, discount: Any = None) -> Transition:
+    zero = torch.zeros(len(state))
+    return Transition(
+        after, zero if reward is None else reward, zero + 1 if discount is None else discount
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (lambda x, a: moved(x, x, discount=0.9), r"\(32,\) discounts, a tensor, not 0.9"),
+        (lambda x, a: moved(x, x, reward=[0.0] * len(x)), "rewards, a tensor, not"),
+        (lambda x, a: moved(x, x.add_(a)), "changed the states or actions it was given"),
+        (lambda x, a: moved(x, x + a.clamp_(-1, 0)), "changed the states or actions it was given"),
+        (lambda x, a: moved(x, (x + a).long()), "a tensor of float32, not a tensor of int64"),
+        (lambda x, a: moved(x, {"x": x}), "a tensor of float32, not a dict of x"),
+    ],
+)
+def test_what_a_step_returns_is_checked(step: Callable[[Any, Any], Transition], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        SMALL(Model(Line(step), action_space=UNIT), ZERO, rng=generator(0))
+
+
+def test_the_states_of_a_step_keep_their_precision_and_the_order_of_their_names() -> None:
+    def step(state: dict[str, Tensor], action: Tensor) -> Transition:
+        speed = state["v"] + 0.1 * action[:, 0]
+        place = state["p"] + 0.1 * speed
+        return moved(place, {"v": speed.double(), "p": place}, reward=-place.square())
+
+    start = {"p": torch.ones(1), "v": torch.zeros(1)}
+
+    def in_order(state: dict[str, Tensor], action: Tensor) -> Transition:
+        after = step(state, action)
+        return after._replace(state={"p": after.state["p"], "v": after.state["v"].float()})
+
+    box = Box(torch.tensor([-5.0]), torch.tensor([5.0]))
+    for planner in (LQR(horizon=20), LQR(), ILQR(horizon=20), SMALL, GradMPC(horizon=5)):
+        plans = [
+            planner(Model(world, action_space=box), start, rng=generator(0))[0]
+            for world in (Line(step), Line(in_order))
+        ]
+        torch.testing.assert_close(plans[0].action, plans[1].action)
+        torch.testing.assert_close(plans[0].value, plans[1].value)
+        assert plans[0].final["v"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"rng": 0}, r"draws from a torch.Generator, or from one per root, not from 0"),
+        ({"rng": None}, "not from None: pass rng=generator"),
+        ({"budget": 100}, r"a budget is a Budget\(steps=...\), not 100"),
+        ({"carry": 3}, "goes on from a carry of its own, not from a int"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        SMALL(Model(Line(), action_space=UNIT), ZERO, **({"rng": generator(0)} | arguments))
+
+
+def test_a_world_that_is_no_model_is_refused() -> None:
+    with pytest.raises(TypeError, match="CEM plans with a Model, not with a Line"):
+        SMALL(Line(), ZERO, rng=generator(0))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="MCTS goes on in a Memory of its own, not in a int"):
+        MCTS(simulations=2, candidates=3, reuse=True)(
+            tensor_garden(), tensor_rows(["start"]), 3, rng=generator(0)
+        )
+
+
+def test_spaces_without_an_action_are_refused() -> None:
+    planner = CategoricalCEM(horizon=2, samples=8, elites=2)
+    with pytest.raises(ValueError, match=r"needs at least one action, .* Discrete\(n=0\)"):
+        planner(Model(Line(), action_space=Discrete(0)), ZERO, rng=generator(0))
+    bad: Any = Box(-1.0, 1.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"bounds that are tensors \[A\], not -1.0"):
+        SMALL(Model(Line(), action_space=bad), ZERO, rng=generator(0))
+
+
+def test_a_missing_policy_is_named_with_what_helps() -> None:
+    with pytest.raises(ValueError, match=r"uniform_policy\(action_space\)"):
+        BeamSearch(width=1, expand=1, depth=1)(
+            Model(Line(), action_space=UNIT), ZERO, rng=generator(0)
+        )
+
+
+class Game:
+    """Action 0 hands over to someone who earns us 5 or costs us 5; action 1 earns 1."""
+
+    def __init__(self, chance: bool) -> None:
+        self.chance = chance
+
+    def step(self, state: Tensor, action: Tensor, *, rng: Rng) -> Transition:
+        ours = state == 0
+        reward = torch.where(ours, (action == 1).float(), 10.0 * action - 5)
+        over = ~ours | (action == 1)
+        onward = 1.0 if self.chance else -1.0
+        return Transition(state + 1, reward, torch.where(over, 0.0, onward))
+
+    def propose(self, state: Tensor, num: int, *, rng: Rng) -> Proposal:
+        found = all_actions(Discrete(2)).propose(state, num, rng=rng)
+        return found._replace(chance=(state == 1) if self.chance else None)
+
+
+@pytest.mark.parametrize("chance", [True, False])
+@pytest.mark.parametrize(
+    "planner",
+    [
+        MCTS(simulations=8, candidates=2, selection=UCT(), reduce=Argmax()),
+        BeamSearch(width=4, expand=2, depth=2),
+        DepthFirstSearch(expand=2, depth=2, max_nodes=9),
+        ParticleFilter(particles=8, depth=2),
+        RandomShooting(samples=8, horizon=2),
+    ],
+)
+def test_only_a_search_that_knows_of_others_plans_against_them(planner: Any, chance: bool) -> None:
+    model, root = Model(Game(chance), Game(chance)), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"would choose for (nature|the other player)"):
+        planner(model, root, rng=generator(0))
+    plan, _ = MCTS(simulations=40, candidates=2, selection=UCT())(model, root, rng=generator(0))
+    assert plan.action.item() == 1
+
+
+@pytest.mark.parametrize(
+    ("selection", "said"),
+    [
+        (Gumbel(considered=0), "Gumbel.considered must be a whole number of at least 1"),
+        (Gumbel(scale=-1.0), "Gumbel.scale must be 0 or more"),
+        (PUCT(dirichlet_fraction=5.0), "PUCT.dirichlet_fraction must be at most 1"),
+        (PUCT(dirichlet_alpha=-1.0), "PUCT.dirichlet_alpha must be above 0"),
+        (PUCT(c_base=0.0), "PUCT.c_base must be above 0"),
+        (UCT(exploration=float("nan")), "UCT.exploration must be 0 or more, not nan"),
+    ],
+)
+def test_the_settings_of_a_selection_are_checked(selection: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        MCTS(simulations=2, candidates=2, selection=selection)
+
+
+def test_numbers_of_other_libraries_are_numbers() -> None:
+    assert CEM(horizon=np.int64(3), samples=np.int32(64)).horizon == 3  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "mask", [torch.tensor([True, False]), [True, False], np.array([1, 0], bool)]
+)
+def test_a_carry_is_reset_by_any_list_of_truth_values(mask: Any) -> None:
+    _, carry = SMALL(Model(Line(), action_space=UNIT), ZERO, rng=generator(0))
+    assert reset(carry, mask).fresh.tolist() == [True, False]
+    for wrong in (torch.tensor([1, 0]), torch.tensor(True), [0.0, 1.0]):
+        with pytest.raises(ValueError, match=r"one truth value per root, \[B\] of bool"):
+            reset(carry, wrong)
+
+
+@pytest.mark.parametrize(
+    "planner",
+    [
+        GradMPC(horizon=3, samples=1),
+        GradCEM(horizon=3, samples=8, elites=2),
+        ILQR(horizon=3),
+        LQR(),
+    ],
+)
+def test_gradients_are_had_in_inference_mode_and_from_states_made_in_it(planner: Any) -> None:
+    def step(x: Tensor, a: Tensor) -> Transition:
+        return moved(x, x * (1 + 0.1 * a), reward=-(x * (a - 0.3))[:, 0].square())
+
+    model = Model(Line(step), action_space=UNIT)
+    expected, _ = planner(model, torch.ones(2, 1), rng=generator(0))
+    with torch.inference_mode():
+        made = torch.ones(2, 1)
+        inside, _ = planner(model, made, rng=generator(0))
+    outside, _ = planner(model, made, rng=generator(0))
+    for plan in (inside, outside):
+        assert torch.equal(plan.action, expected.action)

@@ -195,7 +195,7 @@ def test_a_root_that_ends_within_a_chunk_leaves_the_others() -> None:
 
 
 def test_a_planner_that_plans_one_action_cannot_give_chunks() -> None:
-    chunks = RecedingHorizon(planner=MCTS(simulations=4, candidates=2), steps=4, execute=2)
+    chunks = RecedingHorizon(planner=MCTS(simulations=1, candidates=2), steps=4, execute=2)
     with pytest.raises(ValueError, match="execute is 2, but MCTS planned no more than 1 action"):
         chunks(tensor_garden(), tensor_rows(["start"]), rng=generator(0))
 
