@@ -83,6 +83,7 @@ class World:
         self._started = time.perf_counter()
         self._longest = 0.0
         self._calls = 0
+        self._stepped = False
         self._copied: tuple[Rows, int, Rows] | None = None
         self._booked: dict[str, int] = {}
         self._ledger = torch.zeros(len(_COUNTS), self.roots, dtype=torch.int64)
@@ -186,7 +187,14 @@ class World:
     def _step(self, state: Rows, action: Rows, roots: Tensor | None, rng: Rng) -> Transition:
         # Called most of all: nothing is made here, a message least, before it is needed.
         total = rows.count(state)
+        before = None if self._stepped else _versions(state, action)
         moved = checked_step(self.model, state, action, rng, self.dtype)
+        if before is not None and before != _versions(state, action):
+            raise ValueError(
+                "Dynamics.step changed the states or actions it was given, which the planner still "
+                "needs: return new rows (x = x + dx, not x += dx)"
+            )
+        self._stepped = True  # what is done once a plan is done at every step
         if not self._games and bool((moved.discount < 0).any()):
             raise ValueError(f"{self.planner} would choose for the other player: {_GAMES}")
         each = 1 if self._rows_of_step is None else self._rows_of_step(state)
@@ -427,39 +435,34 @@ def checked_step(
 ) -> Transition:
     """One step of R rows, its numbers in precision `dtype` and its states in that of `state`.
 
-    Raises ValueError where a shape or a kind is wrong, or what the model was given has changed.
+    Raises ValueError where a shape or a kind is wrong.
     """
     total = rows.count(state)
     if rows.count(action) != total:
         _expect("a planner", "actions", rows.count(action), total)
-    before = _versions(state), _versions(action)
     moved = model.dynamics.step(state, action, rng=rng)
     reward, discount, after = moved.reward, moved.discount, moved.state
-    for name, numbers in (("rewards", reward), ("discounts", discount)):
+    for numbers in (reward, discount):
         if not isinstance(numbers, Tensor) or numbers.shape != (total,):
-            shown = tuple(numbers.shape) if isinstance(numbers, Tensor) else repr(numbers)
-            _expect("Dynamics.step", f"{name}, a tensor", shown, (total,))
+            _refuse_numbers(moved, total)
     if rows.count(after) != total:
         _expect("Dynamics.step", "states", rows.count(after), total)
-    if before != (_versions(state), _versions(action)):
-        raise ValueError(
-            "Dynamics.step changed the states or actions it was given, which the planner still "
-            "needs: return new rows (x = x + dx, not x += dx)"
-        )
     if not reward.dtype == discount.dtype == dtype:
         moved = moved._replace(reward=reward.to(dtype), discount=discount.to(dtype))
     same = _like(after, state)
     return moved if same is after else moved._replace(state=same)
 
 
-def _versions(rows_given: Rows) -> int | tuple[int, ...]:
-    """Numbers that grow where a tensor is changed in place."""
-    if torch.compiler.is_compiling():
-        return 0
-    if isinstance(rows_given, Tensor):
-        return _version(rows_given)
-    tensors = (leaf for leaf in rows.leaves(rows_given) if isinstance(leaf, Tensor))
-    return tuple(map(_version, tensors))
+def _refuse_numbers(moved: Transition, total: int) -> None:
+    for name, numbers in (("rewards", moved.reward), ("discounts", moved.discount)):
+        shown = tuple(numbers.shape) if isinstance(numbers, Tensor) else repr(numbers)
+        _expect("Dynamics.step", f"{name}, a tensor", shown, (total,))
+
+
+def _versions(state: Rows, action: Rows) -> tuple[int, ...]:
+    """Numbers that grow with changes in place, of the tensors whose changes are counted."""
+    leaves = (*rows.leaves(state), *rows.leaves(action))
+    return tuple(_version(leaf) for leaf in leaves if isinstance(leaf, Tensor))
 
 
 def _like(after: Rows, before: Rows) -> Rows:
