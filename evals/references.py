@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from evals.bench.document import markdown
 from evals.kept import RECORDS, Mark, Training, read_marks, read_trainings
 from evals.report import Cell, Section, Table, print_table, write_report
-from evals.stats import Estimate, t_interval
+from evals.stats import Estimate, t_interval, welch_interval
 from mbrl_core.viewer.charts import Baseline, Curve, LineChart
 
 PUBLISHED = Path(__file__).with_name("published.csv")
@@ -216,7 +216,7 @@ def _results(path: Path) -> list[Published]:
 def _compared(
     frames: int, ours: Sequence[Ours], published: Sequence[Published], marks: Sequence[Mark]
 ) -> Section:
-    """One row per task: ours, the marks, published means, and how far the best is from the goal."""
+    """One row per task: ours, the marks, what is published, and how our `GOAL` compares to it."""
     there = [group for group in ours if group.at(frames)]
     envs = list(dict.fromkeys(group.env for group in there))
     agents = sorted({group.agent for group in there})
@@ -233,8 +233,8 @@ def _compared(
         row: list[Cell] = [env, *(means.get(agent) for agent in agents)]
         row += [level.get(name) for name in names]
         row += [_plus_minus(known.get((task, method))) for method in methods]
-        best = max((g for g in there if g.env == env), key=lambda g: _mean(g.at(frames)))
-        rows.append([*row, _verdict(best, frames, known.get((task, GOAL)))])
+        own = next((g.at(frames) for g in there if (g.env, g.agent) == (env, GOAL)), {})
+        rows.append([*row, _verdict(own, known.get((task, GOAL)))])
     if not rows:
         return Section("")
     columns = ["task", *agents, *names, *(f"{method}, published" for method in methods)]
@@ -242,8 +242,9 @@ def _compared(
         f"At {frames:,} simulator frames",
         "Ours: mean over the seeds named, with the 95% interval of Student's t where there are "
         "several; each is the mean of an evaluation's episodes, apart from training. Published: "
-        "mean ± standard deviation over seeds.",
-        tables=[Table([*columns, f"best of ours less {GOAL}"], rows)],
+        f"mean ± standard deviation over seeds. Last: how far our {GOAL} is above the published, "
+        "with Welch's 95% interval where we have two seeds.",
+        tables=[Table([*columns, f"our {GOAL} less the published"], rows)],
     )
 
 
@@ -262,10 +263,6 @@ def _short(value: float) -> str:
     return f"{value:,.1f}"
 
 
-def _mean(by_seed: dict[int, float]) -> float:
-    return sum(by_seed.values()) / len(by_seed)
-
-
 def _plus_minus(result: Published | None) -> str | None:
     if result is None:
         return None
@@ -273,12 +270,16 @@ def _plus_minus(result: Published | None) -> str | None:
     return f"{_short(result.mean)}{spread}"
 
 
-def _verdict(best: Ours, frames: int, goal: Published | None) -> str | None:
-    """`-31.2 (pets): below`."""
-    if goal is None:
+def _verdict(by_seed: dict[int, float], goal: Published | None) -> str | None:
+    """`-12.2 [-33.1, 8.7]: level`; a single seed has no interval and no word."""
+    if goal is None or not by_seed:
         return None
-    difference = _mean(best.at(frames)) - goal.mean
-    return f"{difference:+.1f} ({best.agent}): {'reached' if difference >= 0 else 'below'}"
+    values = list(by_seed.values())
+    if len(values) < 2 or goal.std is None or (goal.seeds or 0) < 2:
+        return f"{t_interval(values).mean - goal.mean:+.1f}"
+    found = welch_interval(values, goal.mean, goal.std, goal.seeds or 0)
+    word = "ahead" if found.low > 0 else "behind" if found.high < 0 else "level"
+    return f"{found.mean:+.1f} [{_short(found.low)}, {_short(found.high)}]: {word}"
 
 
 def _runs(ours: Sequence[Ours]) -> Table:

@@ -62,9 +62,33 @@ def t_interval(values: ArrayLike) -> Estimate:
     mean, n = float(sample.mean()), len(sample)
     if n == 1:
         return Estimate(mean, mean, mean)
-    quantile = T_QUANTILES[n - 2] if n - 2 < len(T_QUANTILES) else 1.96
-    half = quantile * float(sample.std(ddof=1)) / np.sqrt(n)
+    half = _quantile(n - 1) * float(sample.std(ddof=1)) / np.sqrt(n)
     return Estimate(mean, mean - float(half), mean + float(half))
+
+
+def welch_interval(values: ArrayLike, mean: float, std: float, number: int) -> Estimate:
+    """How far the mean of `values` [n] is above a published one, and Welch's 95% interval.
+
+    The latter is of `number` values with standard deviation `std` (Welch 1947; the degrees of
+    freedom are rounded down). Raises ValueError where either has fewer than two, and as
+    `mean_interval` does.
+    """
+    sample = _finite(values)
+    if min(len(sample), number) < 2:
+        raise ValueError("the spread of a difference needs two values on either side")
+    difference = float(sample.mean()) - mean
+    parts = (float(sample.var(ddof=1)) / len(sample), len(sample)), (std**2 / number, number)
+    variance = sum(part for part, _ in parts)
+    if variance == 0:
+        return Estimate(difference, difference, difference)
+    freedom = variance**2 / sum(part**2 / (n - 1) for part, n in parts)
+    half = _quantile(int(freedom)) * variance**0.5
+    return Estimate(difference, difference - half, difference + half)
+
+
+def _quantile(freedom: int) -> float:
+    """Of Student's t, two-sided, 95%."""
+    return T_QUANTILES[freedom - 1] if freedom <= len(T_QUANTILES) else 1.96
 
 
 def paired_difference(

@@ -14,6 +14,7 @@ from evals.stats import (
     mean_interval,
     paired_difference,
     pass_at_k,
+    welch_interval,
     wilson_interval,
 )
 
@@ -167,3 +168,15 @@ def test_maj_at_k_one_vote_is_the_mean_and_all_votes_are_exact():
     assert maj_at_k([[None, "a"]], ["a"], 2, rng())[0] == 1.0
     with pytest.raises(ValueError):
         maj_at_k(answers, ["a"], 5, rng())
+
+
+def test_the_difference_to_published_means_has_welchs_interval() -> None:
+    values = [840.0, 850.0, 860.0]
+    found = welch_interval(values, 839.4, 43.1, 3)
+    # scipy.stats.ttest_ind_from_stats gives 2.2147 degrees of freedom; 2 are taken
+    assert found.mean == pytest.approx(10.6)
+    half = 4.303 * (100 / 3 + 43.1**2 / 3) ** 0.5
+    assert found.high - found.mean == pytest.approx(half)
+    assert welch_interval([3.0, 3.0], 1.0, 0.0, 5) == (2.0, 2.0, 2.0)
+    with pytest.raises(ValueError, match="two values on either side"):
+        welch_interval([1.0], 1.0, 1.0, 3)
