@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from configs import cli
 from evals.reasoning import _record
@@ -202,6 +203,25 @@ def test_a_vote_of_weight_zero_decides_where_no_other_is():
         assert three.correct.tolist() == [0.5, 0.0]
         (one,) = sampled(name, [1], records)
         assert one.correct == pytest.approx(one.mean, abs=0.1)  # over 200 draws of one
+
+
+def test_a_curve_votes_as_a_run_where_the_calculator_refutes_all():
+    """Every sample is worth 0: the majority wins in the run, on its curve and chosen again."""
+    answers = ["6", "5", "6", "5", "5", None, "7"]
+    samples = [
+        {"answer": answer, "correct": answer == "5", "value": 0.0, "text": "<<1+1=3>>3"}
+        | {"scores": [], "logprob": -1.0, "tokens": 4}
+        for answer in answers
+    ]
+    record = {"question": "?", "samples": samples, **dict.fromkeys(SPENT, 0)}
+    for name, reduce in (
+        ("weighted_vote", WeightedVote(lambda votes: votes)),
+        ("soft_best_of_n", WeightedVote(lambda votes: votes, 0.1)),
+    ):
+        (point,) = sampled(name, [7], [record])
+        index, _ = reduce(torch.zeros((1, 7)), answers)
+        assert point.correct[0] == samples[int(index)]["correct"] == 1
+    assert chosen_by(record, "weighted", calculator=True) == samples[1]
 
 
 def test_a_part_of_the_samples_costs_its_part():
