@@ -59,8 +59,9 @@ class Vote:
 class WeightedVote:
     """As `Vote`, each vote weighted by the candidate's return, or by exp(return / temperature).
 
-    Where all votes weigh 0 it is `Vote`: the majority wins, with value 0. Without a temperature this is weighted majority voting (Li et al. 2023, "Making Language Models
-    Better Reasoners with Step-Aware Verifier"); with one it is MPPI's weighting of samples.
+    Where all votes weigh 0 it is `Vote`: the majority wins, with value 0. Without a temperature
+    this is weighted majority voting (Li et al. 2023, "Making Language Models Better Reasoners with
+    Step-Aware Verifier"); with one it is MPPI's weighting of samples.
     """
 
     key: Key
