@@ -14,10 +14,10 @@ right.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,10 +29,11 @@ from evals.scaling.rescore import revalued
 from evals.stats import Estimate, Floats, best_of_k, mean_interval, pass_at_k, ratio_interval
 from mbrl_core.viewer.charts import Curve, LineChart
 from reasoning.tasks import Task, find_task
-from reasoning.world import AGGREGATES
+from reasoning.world import AGGREGATES, Aggregate
 
 Record = dict[str, Any]
 BINS = 10
+ROUNDING = 1e-4  # of values, which planners keep in single precision
 METHOD = (
     "Intervals are 95%, by a bootstrap over problems. The expected calibration error is the mean "
     "distance between score and share over the bins, weighted by their steps; the Brier score is "
@@ -66,7 +67,7 @@ def calibration(
     *,
     run: str | Path,
     out: str | Path | None = None,
-    aggregate: Literal["product", "min", "mean", "last"] = "product",
+    aggregate: Aggregate | None = None,
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> Path:
@@ -75,23 +76,26 @@ def calibration(
     Args:
         run: a folder of `evals.reasoning`, of whole samples that a step scorer has read.
         out: where the page goes; beside the records where None.
-        aggregate: how step scores make a solution's score: product, min, mean or last.
+        aggregate: how step scores make a solution's score: product, min, mean or last; by default
+            as they did in the run.
         seed: of the bootstrap.
         say: is told where the page lies.
 
     Raises:
-        ValueError: the records hold no step scores, or unequal numbers of samples.
+        ValueError: the records hold no step scores, or unequal numbers of samples, or do not tell
+            by which aggregate they were valued.
         FileNotFoundError: `run` holds no run.
     """
     arguments, records = load_run(run)
     check_format(run, (s for r in records for s in r.get("samples", [{}])), "tokens")
-    if not all(s["scores"] for r in records for s in r["samples"] if s["value"] is not None):
+    if not scores_steps(records):
         raise ValueError(f"{run} holds no step scores: evaluate with a scorer that reads steps")
     task = find_task(arguments.get("task", "generated"))
+    chosen_by = aggregate or aggregate_of(arguments, records, task)
     sections = [
         _reliability(records, seed),
-        _ranking(records, task, seed),
-        _optimisation(records, task, aggregate, seed),
+        _ranking(records, task, chosen_by, seed),
+        _optimisation(records, task, chosen_by, seed),
     ]
     folder = Path(out or run)
     subtitle = f"{run}: {len(records)} problems, {samples_of(records)} samples each"
@@ -103,6 +107,43 @@ def calibration(
         print_table(table)
     say(f"page: {path}")
     return path
+
+
+def scores_steps(records: Sequence[Record]) -> bool:
+    """Whether the solutions that were not cut have a score for each of their steps, and not one for
+    all of them, as a scorer of finished solutions gives."""
+    samples = [s for r in records for s in r["samples"] if s["value"] is not None]
+    once = all(len(sample["scores"]) == 1 for sample in samples)
+    long = any(len(sample["text"].strip().splitlines()) > 1 for sample in samples)
+    return all(sample["scores"] for sample in samples) and not (once and long)
+
+
+def aggregate_of(arguments: Mapping[str, Any], records: Sequence[Record], task: Task) -> str:
+    """The aggregate by which a run valued its solutions, told by the values on record; the first of
+    those that agree with all.
+
+    Raises ValueError where none does.
+    """
+    how: dict[str, Any] = {
+        "calculator": arguments.get("calculator", False),
+        "lm_weight": arguments.get("lm_weight", 0.0),
+        "task": task,
+    }
+    valued = [(r, s) for r in records for s in r["samples"] if s["value"] is not None]
+    for name in AGGREGATES:
+        if all(
+            math.isclose(
+                sample["value"],
+                revalued(sample, name, question=record["question"], **how),
+                rel_tol=ROUNDING,
+                abs_tol=ROUNDING,
+            )
+            for record, sample in valued
+        ):
+            return name
+    raise ValueError(
+        f"the values on record are by none of {', '.join(AGGREGATES)}: set aggregate to one of them"
+    )
 
 
 # -------------------------------------------------------------------------------------- calibration
@@ -180,12 +221,12 @@ def ordered(values: Floats, right: Floats) -> float | None:
     return float(above)
 
 
-def _ranking(records: Sequence[Record], task: Task, seed: int) -> Section:
+def _ranking(records: Sequence[Record], task: Task, aggregate: str, seed: int) -> Section:
     """How well each measure tells right from wrong solutions of one problem."""
     right = _right(records)
     rows: list[list[Cell]] = []
-    measures = [Measure(aggregate) for aggregate in AGGREGATES]
-    for measure in (*measures, Measure("product", HALF), LIKELIHOOD):
+    measures = [Measure(name) for name in AGGREGATES]
+    for measure in (*measures, Measure(aggregate, HALF), LIKELIHOOD):
         row: list[Cell] = [measure.name]
         for calculator in (False, True):
             values = values_of(records, task, measure, calculator=calculator)

@@ -8,7 +8,7 @@ ids that both have, each with itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,12 @@ def compare(
     ids = [id for id in runs[0] if id in runs[1]]
     if not ids:
         raise ValueError(f"{one} and {other} have no problem or episode in common")
-    for folder, run in zip((one, other), runs, strict=True):
-        check_format(folder, run.values(), *MEASURES)
-    name = _measure([run[ids[0]] for run in runs])
+    names = [_measure(folder, run.values()) for folder, run in zip((one, other), runs, strict=True)]
+    if names[0] != names[1]:
+        raise ValueError(
+            "one run answers problems and the other plays episodes: nothing to compare"
+        )
+    name = names[0]
     values = [[float(run[id][name]) for id in ids] for run in runs]
     gain = paired_difference(values[0], values[1], np.random.default_rng(seed))
     means = [float(np.mean(of_run)) for of_run in values]
@@ -55,12 +58,11 @@ def compare(
     return gain
 
 
-def _measure(records: list[dict[str, Any]]) -> str:
-    """The number that both records have."""
-    for name in MEASURES:
-        if all(name in record for record in records):
-            return name
-    raise ValueError("one run answers problems and the other plays episodes: nothing to compare")
+def _measure(folder: str | Path, records: Collection[Mapping[str, Any]]) -> str:
+    """What the records of a run measure. Raises ValueError where they are of an earlier format."""
+    name = next((n for n in MEASURES if any(n in record for record in records)), MEASURES[0])
+    check_format(folder, records, name)
+    return name
 
 
 if __name__ == "__main__":

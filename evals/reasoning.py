@@ -23,7 +23,7 @@ import numpy as np
 from evals.records import RecordStore, check_format, fingerprint
 from evals.runner import Crew, Kept, Runner, RunnerKind, runner_of
 from evals.stats import wilson_interval
-from mbrl_core import Budget, Plan, Rollout, Tree
+from mbrl_core import Budget, Plan, RandomShooting, Rollout, Tree
 from mbrl_core.viewer import save_html
 from reasoning.difficulty import ComputeOptimal, Fitted, paths
 from reasoning.embedded import folder_of
@@ -33,12 +33,15 @@ from reasoning.prompts import Prompt, pick_shots
 from reasoning.reasoner import Outcome, Reasoner
 from reasoning.scorers import JUDGES, ReadingScorer, load_prm, make_judge
 from reasoning.strategies import FinalAnswer, Strategy
-from reasoning.tasks import Problem, Task, find_task
+from reasoning.tasks import Generated, Problem, Task, find_task
 from reasoning.tasks.types import Grading
 from reasoning.world import Aggregate, Continuation, Scorer, Thought, check_lm_weight
 
 NOT_DECIDING = ("trees", "groups", "runner", "workers", "cpus", "gpus", "address")
 """Options that decide no record: it is the same run without them."""
+
+AVERAGED = ("tokens", "prefilled", "scored", "steps", "fill")
+"""What summaries say of the average problem."""
 
 
 def evaluate(
@@ -120,8 +123,8 @@ def evaluate(
         say: receives progress lines.
 
     Raises:
-        ValueError: an unknown task, a malformed data file, a model that does not fit, or `out`
-            holds a run of other arguments.
+        ValueError: an unknown task, a malformed data file, a model that does not fit, a budget that
+            cannot be kept, or `out` holds a run of other arguments, data or weights.
         FileNotFoundError: a file or model that cannot be had.
         EngineError: an engine is gone; what was found so far is on record.
     """
@@ -137,16 +140,21 @@ def evaluate(
     }  # fmt: skip
     check_options(strategy, steps, shots, group=group, groups=groups, trees=trees)
     check_lm_weight(lm_weight, scorer=scorer is not None)
+    limits = budget_of(strategy, budget or {})
     described = {
         k: v for k, v in (arguments or deciding).items() if k not in ("out", *NOT_DECIDING)
     }
     if isinstance(strategy, ComputeOptimal):  # a table may change under its name
         check_table(strategy, Fitted(model, scorer, aggregate, lm_weight, calculator))
-        described["table"] = hashlib.sha256(repr(strategy).encode()).hexdigest()[:12]
+        described["table"] = _digest(strategy)
     described["weights"] = fingerprint(folder_of(model, "lm"))
     described["scorer_weights"] = scorer and fingerprint(folder_of(scorer, "scorer"))
     kind = find_task(task, steps=(steps[0], steps[1]) if steps else None)
     problems = kind.load(data=data, split=split, limit=limit)
+    prompt = few_shot(kind, shots, shots_data, data, problems)
+    if not isinstance(kind, Generated):  # and so may the data
+        described["data_contents"] = _digest(problems)
+        described["shots_contents"] = _digest(prompt.shots) if shots and prompt else None
     folder = Path(out) / "trees"
     pages = {p.id: folder / f"{p.id.replace('/', '-')}.html" for p in problems[:trees]}
     lm, judge = side_by_side(model, engine, engine_options, scorer, scorer_engine, scorer_options)
@@ -159,16 +167,26 @@ def evaluate(
         aggregate=aggregate,
         lm_weight=lm_weight,
         max_tokens=max_tokens,
-        prompt=few_shot(kind, shots, shots_data, data, problems),
+        prompt=prompt,
         group=group,
         groups=groups,
         seed=seed,
-        budget=Budget(**(budget or {})),  # type: ignore[arg-type]
+        budget=limits,
         pages=pages,
     )
     with RecordStore(out, described) as store, ExitStack() as stack:
-        check_format(out, store.records, "correct")
-        if crew is None:
+        check_records(out, store.records, kind)
+        if crew is None:  # runs that share one have said so once
+            for sentence in idle_options(
+                strategy,
+                shots,
+                shots_data,
+                scorer,
+                aggregate=aggregate,
+                scorer_engine=scorer_engine,
+                scorer_options=scorer_options,
+            ):
+                say(f"note: {sentence}")
             crew = stack.enter_context(Crew(runner=placed(runner, workers, cpus, gpus, address)))
         crew.do(
             work,
@@ -178,7 +196,7 @@ def evaluate(
             missing=lambda problem: _missing(problem, store, pages),
             say=say,
         )
-        return _closed(store, kind, out, say)
+        return _closed(store, problems, kind, out, say)
 
 
 def check_options(
@@ -200,28 +218,100 @@ def check_options(
         )
 
 
+def budget_of(strategy: Strategy | ComputeOptimal, limits: Mapping[str, float | None]) -> Budget:
+    """The limits of each problem.
+
+    Raises ValueError on one that is not above 0, and on one of tokens where nothing could keep it.
+    """
+    for name, limit in limits.items():
+        if limit is not None and not limit > 0:
+            raise ValueError(f"budget.{name} must be above 0, or null for no limit, not {limit}")
+    if limits.get("tokens") is not None and _in_one_go(strategy):
+        probes = isinstance(strategy, ComputeOptimal)
+        raise ValueError(
+            "budget.tokens stops a search between its steps, and "
+            f"{'the probe of compute_optimal' if probes else 'this strategy'} samples whole "
+            "solutions in one go: limit their number, by n or by budget.steps"
+        )
+    return Budget(**limits)  # type: ignore[arg-type]
+
+
+def _in_one_go(strategy: Strategy | ComputeOptimal) -> bool:
+    """Whether whole solutions are sampled at once, by the strategy or by its probe."""
+    if isinstance(strategy, ComputeOptimal):
+        return True
+    return isinstance(strategy.planner, RandomShooting) and strategy.planner.horizon == 1
+
+
+def idle_options(
+    strategy: Strategy | ComputeOptimal,
+    shots: int,
+    shots_data: str | None,
+    scorer: str | None,
+    **of_scorer: object,
+) -> list[str]:
+    """What was set and decides nothing, a sentence each."""
+    said = []
+    if scorer is None:
+        set_ = [name for name, value in of_scorer.items() if value]
+        said += [f"{name!r} has no effect with scorer=null" for name in set_]
+    if shots_data and not shots:
+        said.append("'shots_data' has no effect with shots=0")
+    planner = strategy.planner if isinstance(strategy, Strategy) else None
+    if isinstance(planner, RandomShooting) and planner.samples > 1 and strategy.temperature == 0:
+        said.append(f"at temperature 0 the {planner.samples} samples of a question are the same")
+    return said
+
+
+def check_records(folder: str | Path, records: Sequence[Mapping[str, Any]], task: Task) -> None:
+    """Raise ValueError where a record lacks what a summary is made of."""
+    check_format(folder, records, "correct", "text", "answer", "samples", "seconds", *AVERAGED)
+    check_format(folder, records, *task.graders)
+    check_format(folder, (s for r in records for s in r["samples"]), "text", "correct", "finish")
+
+
 def _closed(
-    store: RecordStore, task: Task, out: str | Path, say: Callable[[str], None]
+    store: RecordStore,
+    problems: Sequence[Problem],
+    task: Task,
+    out: str | Path,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Write the summary of a run that is done, and say what came of it."""
+    records = _of(problems, store)
     failures = store.failures
-    if not len(store):
-        raise ValueError(f"no problem could be answered: {next(iter(failures.values()))}")
-    summary = summarize(store.records, len(failures), tuple(task.graders))
+    failed = [failures[problem.id] for problem in problems if problem.id in failures]
+    if not records:
+        raise ValueError(f"no problem could be answered: {failed[0]}")
+    summary = summarize(records, len(failed), tuple(task.graders))
     store.write_summary(summary)
     mean, low, high = summary["accuracy"].values()
     answered = summary["problems"]
+    cut = f" ({summary['cut']:.1%} cut short)" if summary["cut"] else ""
     say(
         f"accuracy {mean:.1%} [{low:.1%}, {high:.1%}] on {answered} problems, "
-        f"{summary['tokens']:.0f} tokens a problem, {summary['unparsed']:.1%} without an answer; "
-        f"records in {out}"
+        f"{summary['tokens']:.0f} tokens a problem, {summary['unparsed']:.1%} without an answer"
+        f"{cut}; records in {out}"
     )
-    if failures:
+    if len(store) > answered:
+        say(f"{len(store) - answered} records are of problems that were not asked: not counted")
+    if failed:
         say(
-            f"{len(failures)} of {answered + len(failures)} problems failed and count nowhere "
-            f"({next(iter(failures.values()))}); the same command tries them again"
+            f"{len(failed)} of {answered + len(failed)} problems failed and count nowhere "
+            f"({failed[0]}); the same command tries them again"
         )
     return summary
+
+
+def _of(problems: Sequence[Problem], store: RecordStore) -> list[dict[str, Any]]:
+    """The records of these problems, in the order of completion."""
+    asked = {problem.id for problem in problems}
+    return [record for record in store.records if record["id"] in asked]
+
+
+def _digest(value: object) -> str:
+    """Twelve hexadecimal digits of plain data."""
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:12]
 
 
 def check_table(strategy: ComputeOptimal, given: Fitted) -> None:
@@ -429,9 +519,9 @@ def _answer_all(
 
     for done in in_threads(answer, todo, at_once):
         _keep(store, done, pages)
-        correct = [record["correct"] for record in store.records]
+        correct = [record["correct"] for record in _of(problems, store)]
         accuracy = f"accuracy {np.mean(correct):.1%}" if correct else "all failed"
-        say(f"{len(store):5d}/{len(problems)}  {accuracy}  {done.seconds:.2f} s a problem")
+        say(f"{len(correct):5d}/{len(problems)}  {accuracy}  {done.seconds:.2f} s a problem")
 
 
 def _groups(
@@ -540,7 +630,9 @@ def summarize(
     """Accuracy by each grader, what the samples held, and what a problem cost on average.
 
     `accuracy` is that of the chosen solution by the task's own grader; `any` the share of problems
-    of which some complete solution is right, `mean` the average share of right ones. The `failed`
+    of which some complete solution is right, `mean` the average share of right ones. `unparsed` is
+    the share whose chosen solution says no answer, and `cut` that of those among them which were
+    cut short, by max_tokens or by the model's context: more tokens might help. The `failed`
     problems, at which an engine failed, have no record and count nowhere else. Of the `ungraded`
     ones the grader did not find out whether the answer is right: it counts as wrong. `fill` is how
     full the engine's batches were.
@@ -557,13 +649,20 @@ def summarize(
         "failed": failed,
         "ungraded": sum("ungraded" in record for record in records),
         "unparsed": float(np.mean([record["answer"] is None for record in records])),
+        "cut": float(np.mean([_is_cut(record) for record in records])),
         "any": float(np.mean([any(s["correct"] for s in r["samples"]) for r in records])),
         "mean": float(
             np.mean([np.mean([s["correct"] for s in r["samples"]] or [0.0]) for r in records])
         ),
-        **{name: average(name) for name in ("tokens", "prefilled", "scored", "steps", "fill")},
+        **{name: average(name) for name in AVERAGED},
         "seconds": float(sum(record["seconds"] for record in records)),
     }
+
+
+def _is_cut(record: Mapping[str, Any]) -> bool:
+    """Whether the chosen solution, which is among the samples, was cut short."""
+    chosen = (s for s in record["samples"] if s["text"] == record["text"])
+    return record["answer"] is None and any(sample["finish"] == "cut" for sample in chosen)
 
 
 def _record(plan: Plan, row: int, problem: Problem) -> dict[str, Any]:

@@ -6,7 +6,8 @@
     summary.json    written once at the end, recomputable from these two
 
 A run that was killed continues where it stopped: open the same folder with the same arguments and
-skip the ids that `done` lists. A failure is no record: what failed is tried again.
+skip the ids that `done` lists. A failure is no record: what failed is tried again. A folder in
+which nothing came of a run is free for another.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from configs.processes import hold
+from configs.processes import LOCK, hold
 
 CONFIG = "config.json"
 RECORDS = "records.jsonl"
@@ -39,8 +40,8 @@ class RecordStore:
         """Create the folder `out` or continue the run in it.
 
         Raises:
-            ValueError: the folder holds a run with other arguments, which are named with both
-                values; or its records are malformed; or an argument is not plain data.
+            ValueError: the folder holds something of a run with other arguments, which are named
+                with both values; or its records are malformed; or an argument is not plain data.
             BlockingIOError: another process has the folder open.
             OSError: the disk refuses; the message names the file.
         """
@@ -157,8 +158,8 @@ def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
     """The records in a `records.jsonl`; none where the file does not exist.
 
     Text after the last newline is left out: it is still being written, or was when the run was
-    killed. Raises ValueError naming file and line where a line is no JSON object with an `id`, or
-    where an id occurs twice.
+    killed. Raises ValueError naming file and line where a line is no JSON object with an `id`, a
+    text or a whole number, or where an id occurs twice.
     """
     path = Path(path)
     data = path.read_bytes() if path.exists() else b""
@@ -168,7 +169,9 @@ def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
             record = json.loads(line)
             id = record["id"]
         except (ValueError, TypeError, KeyError):
-            raise ValueError(f"{path}, line {number}: not a record: {line[:60]!r}") from None
+            id = None
+        if not isinstance(id, str | int):
+            raise ValueError(f"{path}, line {number}: not a record: {line[:60]!r}")
         if id in seen:
             raise ValueError(f"{path}, line {number}: {id!r} is in line {seen[id]} already")
         seen[id] = number
@@ -201,9 +204,13 @@ def load_run(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def check_format(folder: str | Path, records: Iterable[Mapping[str, Any]], *names: str) -> None:
-    """Raise ValueError where a record in `folder` has none of what records hold now: `names`."""
-    if not all(any(name in record for name in names) for record in records):
-        raise ValueError(f"{folder} is a run of an earlier format: run it again in another folder")
+    """Raise ValueError where a record in `folder` lacks one of `names`, which records hold now."""
+    lacking = next((name for record in records for name in names if name not in record), None)
+    if lacking is not None:
+        raise ValueError(
+            f"{folder} is a run of an earlier format: run it again in another folder (a record has "
+            f"no {lacking!r})"
+        )
 
 
 def fingerprint(path: str | Path) -> str | None:
@@ -245,19 +252,26 @@ def _canonical(value: Any) -> Any:
 
 
 def _claim(path: Path, arguments: Mapping[str, Any]) -> None:
-    """Write `config.json`, or refuse a folder whose run had other arguments."""
+    """Write `config.json`, or refuse a folder that holds something of a run of other arguments."""
     text = _encode({"hash": "", "arguments": dict(arguments)}, "the arguments", indent=2)
     wanted = json.loads(text)["arguments"]
-    if not path.exists():
-        config = {"hash": hash_arguments(wanted), "arguments": wanted}
-        write_atomically(path, json.dumps(config, indent=2) + "\n")
+    found = _arguments(path) if path.exists() else None
+    if found is not None and hash_arguments(found) == hash_arguments(wanted):
         return
-    found = _arguments(path)
-    if hash_arguments(found) != hash_arguments(wanted):
+    if found is not None and not _is_empty(path.parent):
         raise ValueError(
             f"{path.parent} holds a run with other arguments: "
             f"{_differences(_flat(found), _flat(wanted))}; choose another folder"
         )
+    config = {"hash": hash_arguments(wanted), "arguments": wanted}
+    write_atomically(path, json.dumps(config, indent=2) + "\n")
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a run has left nothing in its folder, or in those of its workers."""
+    own = (CONFIG, LOCK)
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in own)
+    return not any(path.stat().st_size for path in files)
 
 
 def _arguments(path: Path) -> dict[str, Any]:

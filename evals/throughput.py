@@ -30,8 +30,10 @@ from reasoning.engines import (
     load_engine,
 )
 from reasoning.reasoner import Reasoner
+from reasoning.scorers import JUDGES, make_judge
 from reasoning.strategies import Strategy
 from reasoning.tasks import Problem, find_task
+from reasoning.world import Scorer
 
 
 class Noted:
@@ -88,7 +90,7 @@ def throughput(
 
     Args:
         strategy, model, scorer, engine, engine_options, task, data, max_tokens: see
-            `evals.reasoning`; the scorer runs on the same kind of engine.
+            `evals.reasoning`; the scorer runs on the same kind of engine, a judge on the model's.
         limit: problems answered at once.
         groups: groups they are divided into, each a thread.
         alone: problems, evenly spread among them, answered one at a time.
@@ -108,9 +110,11 @@ def throughput(
     with ExitStack() as stack:
         lm = Noted(load_engine(folder_of(model, "lm"), engine, engine_options))
         stack.callback(lm.close)
-        judge = load_scorer(scorer, engine, engine_options)
         engines = [lm]
-        if judge is not None:
+        judge: Scorer | None
+        if scorer in JUDGES:
+            judge = make_judge(scorer, cast(Engine, lm))
+        elif (judge := load_scorer(scorer, engine, engine_options)) is not None:
             engines.append(Noted(judge.engine))
             judge.engine = engines[1]
             stack.callback(judge.engine.close)

@@ -7,7 +7,8 @@ candidates' last states (B*N rows), and gives the chosen candidate [B] and the v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,8 +59,9 @@ class Vote:
 class WeightedVote:
     """As `Vote`, each vote weighted by the candidate's return, or by exp(return / temperature).
 
-    Without a temperature this is weighted majority voting (Li et al. 2023, "Making Language Models
-    Better Reasoners with Step-Aware Verifier"); with one it is MPPI's weighting of samples.
+    Where all votes weigh 0 it is `Vote`: the majority wins, with value 0. Without a temperature
+    this is weighted majority voting (Li et al. 2023, "Making Language Models Better Reasoners with
+    Step-Aware Verifier"); with one it is MPPI's weighting of samples.
     """
 
     key: Key
@@ -108,9 +110,10 @@ def _vote(
         tally: dict[Hashable, float] = {}
         for k, i in votes:
             tally[k] = tally.get(k, 0.0) + weights[i]
-        winner = max(tally, key=lambda k: tally[k])
+        total = sum(tally.values())
+        decides: Mapping[Hashable, float] = tally if total > 0 else Counter(k for k, _ in votes)
+        winner = max(tally, key=lambda k: decides[k])
         mine = torch.tensor([i for k, i in votes if k == winner], device=index.device)
         chosen[b] = index[mine[first_max(candidates[index[mine]])[1]]]
-        total = sum(tally.values())
         value[b] = tally[winner] / total if total > 0 else 0.0
     return chosen, value

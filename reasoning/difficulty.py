@@ -90,9 +90,9 @@ class ComputeOptimal:
     choices: one more than edges: the strategy of each bin, the hardest first.
     fitted_on: what edges and choices were fitted with; None where that is not known.
 
-    A budget may leave too little after the probe: where it does not pay for a step of the strategy
-    chosen, the question is answered by the best of the probe (`Argmax`), and where that strategy
-    goes on from the probe, by what it makes of the probe alone.
+    A budget, which may not be one of tokens, may leave too little after the probe: where it does
+    not pay for a step of the strategy chosen, the question is answered by the best of the probe
+    (`Argmax`), and where that strategy goes on from the probe, by what it makes of the probe alone.
     """
 
     probe: int
@@ -154,6 +154,11 @@ class ComputeOptimal:
         Raises ValueError on a budget of tokens, which cannot stop sampling in one go, and on one
         that does not allow a single sample.
         """
+        if budget is not None and budget.tokens is not None:
+            raise ValueError(
+                "compute_optimal samples its probe in one go, where a token budget cannot stop it: "
+                "limit steps instead"
+            )
         probe, _ = self.probing.planner(
             reasoner.model(failures, self.probing), state, rng=rng, budget=budget, listen=listen
         )

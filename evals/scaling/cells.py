@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from configs.cli import UsageError, call
 from evals.records import SUMMARY, check_format, load_run, write_atomically
-from evals.scaling.curves import Parameters, Record
+from evals.scaling.curves import SOFT, SPENT, Parameters, Record
 from reasoning.rap_forms import Operations, Questions
 
 SWEEP = "scaling.json"
@@ -17,6 +19,7 @@ CHOOSING = "compute_optimal"  # reads off the other cells what each question's d
 SAMPLED = ("best_of_n", "self_consistency", "weighted_vote", "soft_best_of_n")
 LIMITS = {"nodes": "steps", "tokens": "tokens"}  # what limits a tree search: name in `Budget`
 Options = Callable[[int, int], tuple[str, ...] | None]
+Settings = Mapping[str, Mapping[str, Any]]  # of strategies, as `configs/strategy` names them
 SLACK = 4  # a search that another limit stops may go on for so many times its nodes
 
 
@@ -52,8 +55,11 @@ class Sweep(NamedTuple):
 
 
 def check(strategies: Sequence[str], sizes: Sequence[int], by: Sequence[str]) -> None:
-    """Raise ValueError on an unknown strategy or limit, or on sizes that do not rise."""
+    """Raise ValueError on no strategy or an unknown one, on sizes that do not rise, and on an
+    unknown limit or none where tree searches need one."""
     known = ("greedy", *SAMPLED, *TREES, CHOOSING)
+    if not strategies:
+        raise ValueError(f"strategies names none: choose among {', '.join(known)}")
     for name in strategies:
         if name not in known:
             raise ValueError(f"no strategy {name!r}: choose among {', '.join(known)}")
@@ -62,6 +68,49 @@ def check(strategies: Sequence[str], sizes: Sequence[int], by: Sequence[str]) ->
     for name in by:
         if name not in LIMITS:
             raise ValueError(f"by takes {' and '.join(LIMITS)}, not {name!r}")
+    searches = [name for name in strategies if name in TREES]
+    if searches and not by:
+        raise ValueError(f"by names no limit, and {searches[0]} needs {' or '.join(LIMITS)}")
+
+
+def check_settings(settings: Settings, strategies: Sequence[str], sizes: Sequence[int]) -> None:
+    """Raise ValueError where a setting is of no strategy of the sweep or none that it has, has a
+    value that does not fit, or is what the sweep itself decides."""
+    takers = [name for name in strategies if name != CHOOSING]
+    for name, chosen in settings.items():
+        if name not in takers:
+            near = get_close_matches(name, takers, n=1, cutoff=0.0)
+            raise ValueError(
+                f"options names {name!r}, which is no strategy of this sweep that takes any"
+                + "".join(f"; did you mean {other!r}?" for other in near)
+            )
+        own = _own(name, sizes[-1])
+        fixed = {option.partition("=")[0].removeprefix("strategy.") for option in own}
+        for setting in chosen:
+            if setting in fixed | {"n", "temperature"}:
+                raise ValueError(f"options of {name}: the sweep itself decides {setting!r}")
+        try:
+            given = [*own[:1], *_given(name, settings)]
+            call("evals_reasoning", lambda strategy: strategy, given)
+        except UsageError as error:
+            raise ValueError(f"options of {name}: {error}") from error
+
+
+def score_temperature(options: Mapping[str, Any]) -> float:
+    """Of soft_best_of_n, by a sweep's options."""
+    return options.get("options", {}).get("soft_best_of_n", {}).get("score_temperature", SOFT)
+
+
+def _own(name: str, size: int) -> tuple[str, ...]:
+    """What the sweep sets of a strategy, which comes first: at any size that pays for a step."""
+    options = TREES[name](size, SLACK * size) if name in TREES else None
+    return options or (f"strategy={name}",)
+
+
+def _given(name: str, settings: Settings) -> list[str]:
+    """A strategy's settings as the command line takes them."""
+    chosen = settings.get(name, {})
+    return [option_text(f"strategy.{setting}", value) for setting, value in chosen.items()]
 
 
 def first_cells(strategies: Sequence[str], sizes: Sequence[int]) -> list[Cell]:
@@ -78,8 +127,10 @@ def tree_cells(
     by: Sequence[str],
     unit: Unit,
     say: Callable[[str], None] = print,
+    settings: Settings | None = None,
 ) -> list[Cell]:
-    """Every tree search at every size, limited to what so many whole solutions take.
+    """Every tree search at every size, limited to what so many whole solutions take, with its
+    settings.
 
     Small sizes come first, so that a sweep that is not finished yet shows whole curves. A search
     whose first step takes more nodes than a size has is left out there, which is said.
@@ -96,7 +147,8 @@ def tree_cells(
                 if options is None:
                     continue
                 stop = f"budget.{LIMITS[limit]}={limits[limit]}"
-                cells.append(Cell(strategy, limit, limits[limit], size, (*options, stop)))
+                shape = (*options, *_given(strategy, settings or {}), stop)
+                cells.append(Cell(strategy, limit, limits[limit], size, shape))
     return cells
 
 
@@ -242,17 +294,23 @@ def save_sweep(folder: Path, sweep: Sweep) -> None:
 def load_sweep(folder: str | Path) -> Sweep:
     """Read `scaling.json`.
 
-    Raises FileNotFoundError where `folder` holds no sweep and ValueError where it holds one that
+    Raises FileNotFoundError where `folder` holds no sweep and ValueError where it is damaged or
     knew fewer options.
     """
     path = Path(folder) / SWEEP
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no sweep: it has no {SWEEP}")
-    data = json.loads(path.read_text(encoding="utf-8"))
-    if "lm_weight" not in data["options"]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        cells = [Cell(**{**cell, "options": tuple(cell["options"])}) for cell in data["cells"]]
+        sweep = Sweep(dict(data["options"]), Parameters(**data["parameters"]), cells)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r}): the sweep's own command writes it anew"
+        ) from error
+    if "lm_weight" not in sweep.options:
         raise ValueError(f"{folder} holds a sweep of an earlier format: run it in another folder")
-    cells = [Cell(**{**cell, "options": tuple(cell["options"])}) for cell in data["cells"]]
-    return Sweep(data["options"], Parameters(**data["parameters"]), cells)
+    return sweep
 
 
 def finished(folder: Path, cells: Sequence[Cell]) -> dict[str, list[Record]]:
@@ -263,5 +321,5 @@ def finished(folder: Path, cells: Sequence[Cell]) -> dict[str, list[Record]]:
     done = [cell for cell in cells if (folder / cell.name / SUMMARY).exists()]
     records = {cell.name: load_run(folder / cell.name)[1] for cell in done}
     for name, of_cell in records.items():
-        check_format(folder / name, of_cell, "correct")
+        check_format(folder / name, of_cell, "correct", "samples", *SPENT)
     return records

@@ -23,6 +23,7 @@ from evals.scaling.cells import (
     Cell,
     Sweep,
     check,
+    check_settings,
     first_cells,
     option_text,
     save_sweep,
@@ -35,6 +36,7 @@ from evals.scaling.page import write_page
 from reasoning.embedded import folder_of
 from reasoning.engines import EngineKind
 from reasoning.scorers import JUDGES
+from reasoning.strategies import best_of_n
 from reasoning.world import Aggregate, check_lm_weight
 
 Say = Callable[[str], None]
@@ -48,6 +50,7 @@ def scaling(
     strategies: Sequence[str],
     budgets: Sequence[int],
     by: Sequence[Literal["nodes", "tokens"]] = ("nodes", "tokens"),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     difficulty: Mapping[str, Any] | None = None,
     out: str | Path = "runs/scaling",
     report: str | Path | None = None,
@@ -87,6 +90,7 @@ def scaling(
         budgets: sizes per problem, in whole solutions, rising.
         by: what limits the tree searches: the nodes, and the decoded tokens, that so many whole
             solutions have on average; with both each size is run twice.
+        options: more of strategies, by their names: {particle_filter:{score_temperature:0.005}}.
         difficulty: how compute_optimal estimates it: `probe` solutions, `bins`, and `by` score or
             vote, see `evals.scaling.optimal`.
         out: folder of the sweep.
@@ -95,8 +99,9 @@ def scaling(
         say: receives progress lines.
 
     Raises:
-        ValueError: an unknown strategy or limit, sizes that do not rise, a difficulty by which
-            nothing can be chosen, or a cell's folder holds a run of other options.
+        ValueError: an unknown strategy, limit or option of a strategy, sizes that do not rise, a
+            difficulty by which nothing can be chosen, or a cell's folder holds a run of other
+            options.
         FileNotFoundError: `report` holds no sweep, or a model cannot be had.
     """
     if report is not None:
@@ -111,6 +116,7 @@ def scaling(
         "group": group, "groups": groups, "seed": seed,
     }  # fmt: skip
     check(strategies, budgets, by)
+    check_settings(options or {}, strategies, budgets)
     check_lm_weight(lm_weight, scorer=scorer is not None)
     probing = Probing(**(difficulty or {}))
     check_difficulty(probing, strategies, budgets)
@@ -119,16 +125,29 @@ def scaling(
             f"shots={shots} shows whole solutions, which rap does not write: leave rap out, or "
             "take rap_operations"
         )
+    samples = best_of_n(n=budgets[-1], temperature=temperature)
+    for sentence in reasoning.idle_options(
+        samples,
+        shots,
+        shots_data,
+        scorer,
+        aggregate=aggregate,
+        scorer_engine=scorer_engine,
+        scorer_options=scorer_options,
+    ):
+        say(f"note: {sentence}")
     folder = Path(out)
     first = first_cells(strategies, budgets)
-    chosen = {"strategies": list(strategies), "budgets": list(budgets), "by": list(by)}
+    chosen: dict[str, Any] = {"strategies": list(strategies), "budgets": list(budgets)}
+    chosen |= {"by": list(by)}
     chosen["difficulty"] = probing._asdict()
+    chosen["options"] = {name: dict(of_one) for name, of_one in (options or {}).items()}
     sweep = Sweep({**shared, **chosen}, parameters_of(model, scorer), first)
     with Crew(runner=reasoning.placed(runner, workers, cpus, gpus, address)) as crew:
         for cell in first:
             _run(folder, cell, shared, crew, say)
         unit = unit_of(load_run(folder / first[-1].name)[1])
-        trees = tree_cells(strategies, budgets, by, unit, say)
+        trees = tree_cells(strategies, budgets, by, unit, say, options)
         sweep = sweep._replace(cells=[*first, *trees])
         save_sweep(folder, sweep)
         for cell in trees:

@@ -20,7 +20,9 @@ from evals.stats import Estimate, Floats, best_of_k, maj_at_k, mean_interval, pa
 from reasoning.tasks import GSM8K, Task
 
 Record = dict[str, Any]
+UNSCORED = ("self_consistency", "greedy", "pass")  # reads no scores and is charged no scorer
 SUBSETS = 200  # random k-subsets behind a vote of k samples
+SOFT = 0.1  # score_temperature of soft_best_of_n, unless a sweep sets it
 LEAST_WEIGHT = 1e-100
 ROUNDING = 1e-9  # of a difference of shares
 SPENT = ("tokens", "prefilled", "scored", "steps", "seconds")  # as records name them
@@ -86,7 +88,7 @@ def searched(name: str, by: str, limit: int, size: int, records: Sequence[Record
         correct=np.array([float(record["correct"]) for record in records]),
         any=np.array([max(share) for share in shares]),
         mean=np.array([sum(share) / len(share) for share in shares]),
-        spent=share_of(spent_of(records), 1.0, scorer=name != "greedy"),
+        spent=share_of(spent_of(records), 1.0, scorer=name not in UNSCORED),
     )
 
 
@@ -95,7 +97,7 @@ def sampled(
     sizes: Sequence[int],
     records: Sequence[Record],
     *,
-    temperature: float = 0.1,
+    temperature: float = SOFT,
     seed: int = 0,
 ) -> list[Point]:
     """The points of a strategy over whole samples at every k of `sizes`, out of the largest run.
@@ -119,9 +121,7 @@ def sampled(
     right = np.array([sum(s["correct"] for s in record["samples"]) for record in records])
     points = []
     for k in (k for k in sizes if k <= n):
-        spent = share_of(
-            spent_of(records), k / n, scorer=strategy not in ("self_consistency", "pass")
-        )
+        spent = share_of(spent_of(records), k / n, scorer=strategy not in UNSCORED)
         points.append(
             Point(
                 *(strategy, "samples", k, k),

@@ -13,15 +13,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evals.scaling.cells import CHOOSING, SAMPLED, TREES, Cell, Sweep
-from evals.scaling.curves import Point, Record, Spent, chance_of, searched, share_of, spent_of
+from evals.scaling.cells import CHOOSING, SAMPLED, TREES, Cell, Sweep, score_temperature
+from evals.scaling.curves import (
+    UNSCORED,
+    Point,
+    Record,
+    Spent,
+    chance_of,
+    searched,
+    share_of,
+    spent_of,
+)
 from evals.stats import Floats
 from reasoning.difficulty import By, Fitted, choice_record, ease
 
 PREDICTED, ORACLE = CHOOSING, "compute_optimal_oracle"
 TABLE = "compute_optimal.json"
 ORDERS = 10  # random orders of the samples, of which the first are the probe
-UNSCORED = ("self_consistency",)
 APART = ("rap", "rap_operations", "receding")
 """What no table holds: another world, a strategy in a strategy."""
 
@@ -99,7 +107,7 @@ def optimise(
     for size in sweep.options["budgets"]:
         trees = _trees(sweep, records, size)
         if probing.probe <= size <= number and (drawn or trees):
-            found.append(_at_size(size, drawn, trees, samples, probing, sweep.options["seed"]))
+            found.append(_at_size(size, drawn, trees, samples, probing, sweep.options))
     return found
 
 
@@ -124,11 +132,11 @@ def _at_size(
     trees: Sequence[Point],
     samples: list[Record],
     probing: Probing,
-    seed: int,
+    given: Mapping[str, Any],
 ) -> Optimal:
-    rng = np.random.default_rng(seed)
+    rng, soft = np.random.default_rng(given["seed"]), score_temperature(given)
     orders = [_reordered(samples, rng) for _ in range(ORDERS)]
-    tried = [_options(size, drawn, trees, samples, order, probing, rng) for order in orders]
+    tried = [_options(size, drawn, trees, samples, order, probing, soft, rng) for order in orders]
     looks = [_looks(order, probing) for order in orders]
     truth = np.array([np.mean([s["correct"] for s in record["samples"]]) for record in samples])
     predicted = [
@@ -172,9 +180,11 @@ def _options(
     samples: list[Record],
     order: list[Record],
     probing: Probing,
+    soft: float,
     rng: np.random.Generator,
 ) -> list[Option]:
-    """What each strategy answers, and what it spends with and without the probe."""
+    """What each strategy answers, and what it spends with and without the probe; `soft` is the
+    temperature of soft_best_of_n."""
     number = len(samples[0]["samples"])
     whole = spent_of(samples)
     first = [{**record, "samples": record["samples"][:size]} for record in order]
@@ -183,7 +193,7 @@ def _options(
     options = []
     for name in drawn:
         spent = share_of(whole, size / number, scorer=name not in UNSCORED)
-        correct = chance_of(name, first, 0.1, rng)(size)
+        correct = chance_of(name, first, soft, rng)(size)
         point = Point(name, "samples", size, size, correct, (share > 0).astype(float), share, spent)
         scored = np.maximum(spent.scored, probe.scored)
         options.append(Option(point, spent._replace(scored=scored)))
@@ -286,8 +296,9 @@ def table_of(sweep: Sweep, optimal: Sequence[Optimal]) -> dict[str, Any]:
 def _entry(sweep: Sweep, name: str, size: int) -> dict[str, Any]:
     """A strategy at a size as `reasoning.difficulty.compute_optimal` reads it."""
     temperature = sweep.options["temperature"]
+    settings = sweep.options.get("options", {}).get(name, {})
     if name in SAMPLED:
-        return choice_record(name, {"n": size, "temperature": temperature}, {})
+        return choice_record(name, {"n": size, "temperature": temperature, **settings}, {})
     cells = [cell for cell in sweep.cells if cell.strategy == name and cell.size == size]
     cell = max(cells, key=lambda cell: cell.by == "tokens")
     given = dict(option.split("=", 1) for option in cell.options)
@@ -301,7 +312,8 @@ def _entry(sweep: Sweep, name: str, size: int) -> dict[str, Any]:
         for key, value in given.items()
         if key.startswith("budget.")
     }
-    return choice_record(given["strategy"], {**options, "temperature": temperature}, limits)
+    options |= {**settings, "temperature": temperature}
+    return choice_record(given["strategy"], options, limits)
 
 
 def said_of(probing: Probing) -> str:

@@ -14,8 +14,16 @@ from evals.bench.document import markdown
 from evals.records import write_atomically
 from evals.report import Cell as Shown
 from evals.report import Section, Table, print_table, write_report
-from evals.scaling.cells import SAMPLED, TREES, Sweep, finished, load_sweep
+from evals.scaling.cells import (
+    SAMPLED,
+    TREES,
+    Sweep,
+    finished,
+    load_sweep,
+    score_temperature,
+)
 from evals.scaling.curves import (
+    UNSCORED,
     Parameters,
     Point,
     Record,
@@ -84,7 +92,7 @@ FAMILIES = {
 }  # fmt: skip
 BREADTH_FIRST = "tree_of_thoughts"
 BY_SCORE = ("best_of_n", "weighted_vote")
-UNSCORED = ("self_consistency", "greedy")
+RIVALS = tuple(name for name in UNSCORED if name != "pass")  # of these: no score chooses
 METHOD = (
     "Intervals are 95%, by a bootstrap over problems; differences are paired by problem. Right is "
     "what the task's own grader accepts. Best-of-k and any-of-k are exact expectations over "
@@ -181,14 +189,16 @@ def read_results(folder: Path) -> Results:
         if cell.name in records and cell.strategy != "samples":
             shape = cell.strategy, cell.by, cell.limit, cell.size
             points.append(searched(*shape, records[cell.name]))
-    samples = next((records[c.name] for c in sweep.cells if c.name in records and c.size > 1
-                    and c.strategy == "samples"), [])  # fmt: skip
+    samples = next(
+        (records[c.name] for c in sweep.cells if c.name in records and c.strategy == "samples"), []
+    )
     sizes, seed = sweep.options["budgets"], sweep.options["seed"]
     ladder: list[Point] = []
     if samples:
         drawn = [name for name in (*SAMPLED, "pass") if name in sweep.options["strategies"]]
         for name in (*drawn, "pass"):
-            points += sampled(name, sizes, samples, seed=seed)
+            soft = score_temperature(sweep.options)
+            points += sampled(name, sizes, samples, temperature=soft, seed=seed)
         ladder = sampled("best_of_n", range(1, samples_of(samples) + 1), samples)
     probing = probing_of(sweep.options)
     optimal = optimise(sweep, records, samples, probing) if probing and samples else []
@@ -291,9 +301,23 @@ def _summary(results: Results) -> Section:
         * bool(results.unfinished)
     )
     said = [f"{results.problems} problems.{left_out}{unfinished}", *_choosing_said(results)]
+    said += [_cut_said(results)]
     said += [_trees_said(results)] if results.ladder else []
     said += [_ends_said(results)]
     return Section("In short", "\n\n".join(filter(None, said)))
+
+
+def _cut_said(results: Results) -> str:
+    """How many of the whole samples were cut short."""
+    finishes = [sample["finish"] for record in results.samples for sample in record["samples"]]
+    cut = finishes.count("cut")
+    if not cut:
+        return ""
+    limit = results.sweep.options["max_tokens"]
+    return (
+        f"{_percent(cut / len(finishes))} of the sampled solutions were cut short, by "
+        f"max_tokens={limit} or the model's context, and count as wrong."
+    )
 
 
 def _choosing_said(results: Results) -> list[str]:
@@ -316,7 +340,7 @@ def _contests(results: Results) -> list[tuple[str, str, list[tuple[Point, Point]
     return [
         (name, rival, list(zip(ours, cycle(theirs), strict=False)))
         for name in BY_SCORE
-        for rival in UNSCORED
+        for rival in RIVALS
         if (ours := results.of(name)) and (theirs := results.of(rival))
     ]
 

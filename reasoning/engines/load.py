@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
@@ -10,6 +11,17 @@ from reasoning.engines.base import Engine
 
 EngineKind = Literal["transformers", "vllm", "openai", "chat"]
 ENGINES: tuple[str, ...] = get_args(EngineKind)
+
+
+@contextmanager
+def naming_options(who: str) -> Iterator[None]:
+    """Raise ValueError, in place of TypeError, for a keyword that is no option of `who`."""
+    try:
+        yield
+    except TypeError as error:
+        if "unexpected keyword" not in str(error):
+            raise
+        raise ValueError(f"{who} has no such option: {error}") from error
 
 
 def load_engine(
@@ -31,7 +43,7 @@ def load_engine(
         ModuleNotFoundError: vLLM is not installed.
     """
     keywords = dict(options or {})
-    try:
+    with naming_options(f"the engine {kind!r}"):
         match kind:
             case "transformers":
                 from reasoning.engines.shared import Shared
@@ -50,10 +62,6 @@ def load_engine(
                 from reasoning.engines.openai import ChatEngine
 
                 return ChatEngine(model, **keywords)
-    except TypeError as error:
-        if "unexpected keyword" not in str(error):
-            raise
-        raise ValueError(f"the engine {kind!r} has no such option: {error}") from error
     near = get_close_matches(str(kind), ENGINES, n=1, cutoff=0.0)[0]
     raise ValueError(
         f"there is no engine {kind!r}; did you mean {near!r}? Engines: {', '.join(ENGINES)}"

@@ -17,6 +17,21 @@ from reasoning.engines.vocabulary import INSTRUCTION, Vocabulary, unavailable
 END, CLOSE = 2, 1  # what a token may end, see `TransformersEngine.marks`
 
 
+def find_device(name: str | None) -> torch.device:
+    """The device of that name; by default CUDA where there is one, else the CPU.
+
+    Raises ValueError where it cannot be used.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).partition("\n")[0]
+        raise ValueError(f"device={name} cannot be used here ({why}): leave it out") from error
+    return torch.device(name)
+
+
 class TransformersEngine(Vocabulary):
     """Batched sampling and scoring with a `transformers` model.
 
@@ -50,7 +65,7 @@ class TransformersEngine(Vocabulary):
 
         super().__init__(model, chat=chat, instruction=instruction)
         self.make_cache, self.keyword = make_cache, KEYWORD
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = find_device(device)
         dtype = dtype or ("float32" if self.device.type == "cpu" else None)
         self.model = self._load(dtype)
         self.max_batch = max_batch

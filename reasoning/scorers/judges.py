@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from reasoning.engines.base import Completion, Engine, Request, ScoreRequest
+from reasoning.engines.load import naming_options
 from reasoning.prompts import encode_ask
 from reasoning.world import Aggregate, Kind, Scorer, Thought
 
@@ -107,8 +108,7 @@ class Verdicts:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"samples must be at least 1, not {self.samples}")
+        _check_sampling(self)
         if not self.weights or min(self.weights.values()) < 0 or not max(self.weights.values()):
             raise ValueError(f"weights must be 0 or more, one of them above, not {self.weights}")
 
@@ -160,8 +160,7 @@ class Votes:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"samples must be at least 1, not {self.samples}")
+        _check_sampling(self)
 
     def score(self, thoughts: Sequence[Thought], added: Sequence[int]) -> Scores:
         """See `Scorer`. Of several new steps of a thought only the last has a vote to show."""
@@ -227,12 +226,14 @@ JUDGES: dict[str, Callable[..., Scorer]] = {
 def make_judge(name: str, engine: Engine, options: Mapping[str, Any] | None = None) -> Scorer:
     """A judge of JUDGES that asks a language model; `options` are its parameters.
 
-    Raises ValueError on an unknown option.
+    Raises ValueError on an unknown option and on a value that does not fit.
     """
+    given = options or {}
     try:
-        return JUDGES[name](engine, **(options or {}))
-    except TypeError as error:
-        raise ValueError(f"the judge {name!r} has no such option: {error}") from error
+        with naming_options(f"the judge {name!r}"):
+            return JUDGES[name](engine, **given)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"the judge {name!r} cannot take {given}: {error}") from error
 
 
 # Prompts: one for each state that a new step makes.
@@ -258,6 +259,18 @@ def _fits(engine: Engine, prompts: Prompts, more: int) -> bool:
 
 def _length(prompts: Prompts) -> int:
     return sum(map(len, prompts))
+
+
+def _check_sampling(judge: Verdicts | Votes) -> None:
+    """Raise ValueError on what cannot be sampled."""
+    for name in ("samples", "max_tokens"):
+        value = getattr(judge, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+    if not isinstance(judge.temperature, int | float) or judge.temperature < 0:
+        raise ValueError(f"temperature must be a number of 0 or more, not {judge.temperature!r}")
+    if not isinstance(judge.seed, int):
+        raise ValueError(f"seed must be a whole number, not {judge.seed!r}")
 
 
 # Sampling: the draws of a prompt are decided by the judge's seed and the prompt itself.

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any, get_args
 
 from reasoning.engines.base import Engine
-from reasoning.engines.load import EngineKind, load_engine
+from reasoning.engines.load import EngineKind, load_engine, naming_options
 from reasoning.engines.vocabulary import load_tokenizer, unavailable
 from reasoning.scorers.base import ReadingScorer
 from reasoning.scorers.families import FAMILIES, WITH_HEAD, Family
@@ -33,7 +33,8 @@ def load_prm(
             as in a copy of Math-Shepherd, which looks like any other Mistral.
 
     Raises:
-        ValueError: a model of no supported family, or that its family's format does not fit.
+        ValueError: a model of no supported family, or that its family's format does not fit, or an
+            unknown option.
         FileNotFoundError: the model cannot be had.
     """
     keywords = dict(options or {})
@@ -95,15 +96,16 @@ def _config(name: str) -> dict[str, Any]:
 
 def _head_engine(name: str, kind: EngineKind, options: dict[str, Any]) -> Engine:
     """What runs a model with a head."""
-    if kind == "transformers":
-        from reasoning.engines.shared import Shared
-        from reasoning.scorers.heads import HeadEngine
+    with naming_options(f"the engine {kind!r} of a scorer with a head"):
+        if kind == "transformers":
+            from reasoning.engines.shared import Shared
+            from reasoning.scorers.heads import HeadEngine
 
-        return Shared(HeadEngine(name, **options))
-    if kind == "vllm":
-        from reasoning.scorers.heads_vllm import VLLMHeadEngine
+            return Shared(HeadEngine(name, **options))
+        if kind == "vllm":
+            from reasoning.scorers.heads_vllm import VLLMHeadEngine
 
-        return VLLMHeadEngine(name, **options)
+            return VLLMHeadEngine(name, **options)
     raise ValueError(
         f"{name} has a head, whose scores a server of the engine {kind!r} does not give as they "
         "are needed here: use scorer_engine=transformers or scorer_engine=vllm"

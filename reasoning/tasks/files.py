@@ -106,7 +106,7 @@ def _records(source: Source, data: str | Path | None, split: str) -> tuple[Seque
         path = path / f"{split}.jsonl"
     if path.suffix in (".jsonl", ".json") or path.exists():
         if not path.is_file():
-            raise FileNotFoundError(f"There is no {source.title} file at {path}.")
+            raise FileNotFoundError(f"{source.title}: there is no file at {path}.")
         return _lines(path), str(path)
     return _from_hub(str(path), source.config, split), str(path)
 

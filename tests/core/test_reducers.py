@@ -56,6 +56,15 @@ def test_votes_are_weighted_by_the_return() -> None:
     assert choose(WeightedVote(answers), [0.5, 0.25, 0.25], final) == (0, 0.75)
 
 
+def test_where_all_votes_weigh_nothing_the_majority_wins_at_no_value() -> None:
+    final: Answers = ["a", "b", "b", None]
+    assert choose(WeightedVote(answers), [0.0, 0.0, 0.0, 0.0], final) == (1, 0.0)
+    assert choose(WeightedVote(answers), [0.0, 0.0, 0.0, 9.0], final) == (1, 0.0)
+    assert choose(WeightedVote(answers), [0.5, 0.0, 0.0, 0.0], final) == (0, 1.0)
+    cold = WeightedVote(answers, temperature=1e-3)  # the votes' weights are too small for a float
+    assert choose(cold, [1.0, 2.0, 3.0, 9.0], final) == (2, 0.0)
+
+
 def test_a_negative_return_needs_a_temperature() -> None:
     with pytest.raises(ValueError, match="set a temperature"):
         choose(WeightedVote(answers), [-1.0, 1.0], ["a", "b"])

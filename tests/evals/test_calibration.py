@@ -12,6 +12,7 @@ from evals.calibration import (
     LIKELIHOOD,
     Measure,
     Steps,
+    aggregate_of,
     calibration,
     calibration_error,
     chosen,
@@ -20,13 +21,17 @@ from evals.calibration import (
     values_of,
 )
 from evals.records import RecordStore
+from evals.scaling.rescore import revalued
 from evals.stats import ratio_interval
 from reasoning.tasks import GSM8K
+from reasoning.world import AGGREGATES
 
 
-def sample(correct: bool, *scores: float, text: str = "<<1+1=2>>2\n#### 2", logprob: float = -1.0):
+def sample(correct: bool, *scores: float, text: str | None = None, logprob: float = -1.0):
+    """A solution of a line per score."""
+    lines = ["<<1+1=2>>2"] * (len(scores) - 1) + ["#### 2"]
     return {
-        "text": text,
+        "text": "\n".join(lines) if text is None else text,
         "answer": "2",
         "correct": correct,
         "value": math.prod(scores) if scores else None,
@@ -123,10 +128,40 @@ def test_the_page_says_how_much_of_the_gain_is_none(tmp_path):
     assert "Over-optimisation" in page.read_text()
 
 
+@pytest.mark.parametrize("name", AGGREGATES)
+@pytest.mark.parametrize("lm_weight", [0.0, 0.5])
+def test_a_run_tells_its_aggregate(name, lm_weight):
+    def valued(*scores):
+        one = sample(True, *scores)
+        how = {"calculator": True, "lm_weight": lm_weight}
+        return one | {"value": revalued(one, name, **how)}
+
+    refuted = sample(False, 0.9, 0.8, text="<<1+1=3>>3\n#### 3") | {"value": 0.0}
+    records = [record(valued(0.5, 0.9, 0.8), refuted), record(valued(0.3), sample(False))]
+    arguments = {"calculator": True, "lm_weight": lm_weight}
+    assert aggregate_of(arguments, records, GSM8K) == name
+    with pytest.raises(ValueError, match="by none of product, min, mean, last: set aggregate"):
+        aggregate_of(arguments, [record(valued(0.5, 0.5) | {"value": 0.77})], GSM8K)
+
+
+def test_the_page_goes_by_the_runs_own_aggregate(tmp_path):
+    """By min the right one of two is chosen, by product the wrong one."""
+    right = sample(True, 0.6, 0.6, 0.6) | {"value": 0.6}
+    wrong = sample(False, 0.5, 0.9) | {"value": 0.5}
+    run = written(tmp_path / "run", record(right, wrong))
+    for aggregate, name, share in ((None, "min", "100.0%"), ("product", "product", "0.0%")):
+        page = calibration(run=run, aggregate=aggregate, say=lambda line: None)
+        text = page.with_suffix(".md").read_text()
+        assert f"By step scores, {name}, accuracy is highest at" in text
+        assert f"the share that is right from 50.0% to {share}" in text
+
+
 def test_a_run_without_step_scores_is_refused(tmp_path):
     bare = sample(True) | {"value": 0.5}
-    with pytest.raises(ValueError, match="holds no step scores: evaluate with a scorer"):
-        calibration(run=written(tmp_path / "run", record(bare)))
+    once = sample(True, 0.5, text="<<1+1=2>>2\n#### 2")  # as scorer=likelihood
+    for number, one in enumerate((bare, once)):
+        with pytest.raises(ValueError, match="holds no step scores: evaluate with a scorer"):
+            calibration(run=written(tmp_path / f"run{number}", record(one)))
     old = {**record(), "samples": [{"correct": True}]}
     with pytest.raises(ValueError, match="run of an earlier format"):
         calibration(run=written(tmp_path / "old", old))

@@ -156,6 +156,19 @@ def test_the_table_holds_what_was_fitted(tmp_path):
     assert sampling.strategy == best_of_n(n=SIZE, temperature=0.7)
 
 
+def test_the_table_holds_what_a_sweep_sets():
+    settings = {
+        "tree_of_thoughts": {"unit": "list"},
+        "soft_best_of_n": {"score_temperature": 0.02},
+    }
+    sweep = sweep_of("soft_best_of_n")
+    sweep = sweep._replace(options={**sweep.options, "options": settings})
+    table = table_of(sweep, [found(sweep)[SIZE]._replace(chosen=list(settings))])
+    search, sampling = (entry["options"] for entry in table["sizes"][str(SIZE)]["choices"])
+    assert search == {"width": 1, "unit": "list", "temperature": 0.7}
+    assert sampling == {"n": SIZE, "temperature": 0.7, "score_temperature": 0.02}
+
+
 def test_what_makes_no_difficulty_is_refused():
     with pytest.raises(ValueError, match="a probe and bins of at least 1"):
         found(sweep_of("best_of_n"), Probing(probe=0))

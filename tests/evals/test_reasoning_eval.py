@@ -8,12 +8,20 @@ import re
 import pytest
 
 from configs import cli
-from evals.reasoning import _record, check_table, evaluate, summarize
+from evals.reasoning import (
+    _record,
+    budget_of,
+    check_table,
+    evaluate,
+    idle_options,
+    summarize,
+)
 from evals.runner import Crew
 from mbrl_core import Budget
 from reasoning.difficulty import Choice, ComputeOptimal, Fitted
+from reasoning.engines import ScriptedEngine
 from reasoning.reasoner import Reasoner
-from reasoning.strategies import best_of_n, mcts, rap, tree_of_thoughts
+from reasoning.strategies import best_of_n, greedy, mcts, rap, tree_of_thoughts
 from reasoning.tasks import Problem, generate_problems
 from tests.evals.commands import killed_and_resumed, records_of, summary_of, timeless
 from tests.language import Checker, save_tiny_model, scripted, total_of
@@ -111,7 +119,7 @@ def test_what_an_engine_met_before_changes_no_cost(options, tmp_path, strategy):
         ("seed=1", "seed was 0, now 1"),
         ("n=5", "n was 4, now 5, strategy.n was 4, now 5"),
         ("temperature=0.5", "temperature was 1.0, now 0.5"),
-        ("budget.tokens=9", "budget.tokens was null, now 9"),
+        ("budget.steps=9", "budget.steps was null, now 9"),
     ],
 )
 def test_a_folder_of_another_run_is_refused(options, capsys, change, told):
@@ -149,7 +157,10 @@ def test_a_wrong_command_line_exits_with_2_and_names_the_nearest(
         ("limit=0", "limit must be at least 1, not 0"),
         ("trees=-1", "trees must be 0 or more, not -1"),
         ("steps=[2]", "steps must be [least,greatest], not [2]"),
-        ("data=missing.jsonl task=gsm8k", "There is no GSM8K file at missing.jsonl"),
+        ("data=missing.jsonl task=gsm8k", "GSM8K: there is no file at missing.jsonl"),
+        ("data=missing.jsonl task=jsonl", "The task 'jsonl': there is no file at missing.jsonl"),
+        ("budget.tokens=-5", "budget.tokens must be above 0, or null for no limit"),
+        ("budget.tokens=9", "this strategy samples whole solutions in one go: limit their number"),
         ("model=run/nowhere/at/all", "cannot load a causal language model"),
         ("aggregate=sum", "aggregate"),
         ("lm_weight=2", "lm_weight must be between 0 and 1, not 2"),
@@ -169,14 +180,88 @@ def test_examples_of_solutions_are_refused_where_none_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_of_an_earlier_format_is_refused(options, tmp_path, capsys):
+@pytest.mark.parametrize("field", ["correct", "strict", "samples", "finish"])
+def test_a_folder_of_an_earlier_format_is_refused(options, tmp_path, capsys, field):
     assert run(options("limit=2")) == 0
     path = tmp_path / "run" / "records.jsonl"
-    path.write_text(path.read_text().replace('"correct"', '"flexible"'))
+    path.write_text(path.read_text().replace(f'"{field}"', '"formerly"'))
     capsys.readouterr()
     assert run(options("limit=2")) in (1, 2)
     error = capsys.readouterr().err
     assert "run is a run of an earlier format: run it again in another folder" in error
+    assert f"has no '{field}'" in error
+
+
+def write_lines(path, *pairs):
+    rows = (json.dumps({"question": question, "answer": answer}) for question, answer in pairs)
+    path.write_text("".join(f"{row}\n" for row in rows))
+
+
+def test_data_that_changed_under_their_name_are_another_run(options, tmp_path, capsys):
+    asked, shown = tmp_path / "q.jsonl", tmp_path / "shots.jsonl"
+    worked = ("What is 1 and 1?", "It is <<1+1=2>>2.\n#### 2"), ("And 2?", "#### 2")
+    given = options("task=gsm8k", f"data={asked}", f"shots_data={shown}", "shots=1", "limit=1")
+    write_lines(asked, ("What is 3 and 9?", "#### 12"), ("And 9?", "#### 9"))
+    write_lines(shown, *worked)
+    assert run(given) == 0
+    write_lines(asked, ("What is 3 and 9?", "#### 12"), ("And 9?", "#### 8"))
+    assert run(given) == 0, "what changed was not asked"
+    write_lines(asked, ("What is 3 and 9?", "#### 99"))
+    assert run(given) == 1
+    assert "run holds a run with other arguments: data_contents was" in capsys.readouterr().err
+    write_lines(asked, ("What is 3 and 9?", "#### 12"))
+    write_lines(shown, ("What is 1 and 2?", "It is <<1+2=3>>3.\n#### 3"))
+    assert run(given) == 1
+    assert "other arguments: shots_contents was" in capsys.readouterr().err
+
+
+def test_a_run_that_could_not_begin_leaves_its_folder_free(options, tmp_path):
+    assert run(options("limit=1", f"model={tmp_path / 'typo'}")) == 1
+    assert (tmp_path / "run" / "config.json").exists()
+    assert run(options("limit=1")) == 0
+
+
+def test_records_of_other_problems_count_nowhere(options, tmp_path, capsys):
+    assert run(options("limit=2")) == 0
+    summary, path = summary_of(tmp_path / "run"), tmp_path / "run" / "records.jsonl"
+    foreign = records_of(tmp_path / "run")[0] | {"id": "elsewhere/0", "correct": True}
+    path.write_text(path.read_text() + json.dumps(foreign) + "\n")
+    assert run(options("limit=2")) == 0
+    assert summary_of(tmp_path / "run") == summary
+    assert "1 records are of problems that were not asked" in capsys.readouterr().out
+
+
+def test_what_decides_nothing_is_said():
+    given = {"shots": 0, "shots_data": None, "scorer": None}
+    assert idle_options(best_of_n(n=2), **given, aggregate=None, scorer_options={}) == []
+    assert idle_options(greedy(), **given) == [] == idle_options(mcts(temperature=0.0), **given)
+    for more, told in (
+        ({"aggregate": "min"}, "'aggregate' has no effect with scorer=null"),
+        ({"scorer_options": {"foo": 1}}, "'scorer_options' has no effect with scorer=null"),
+        ({"shots_data": "/nope.jsonl"}, "'shots_data' has no effect with shots=0"),
+    ):
+        assert idle_options(best_of_n(n=2), **given | more) == [told]
+    assert idle_options(best_of_n(n=2), **given | {"scorer": "x"}, aggregate="min") == []
+    (told,) = idle_options(best_of_n(n=2, temperature=0.0), **given)
+    assert told == "at temperature 0 the 2 samples of a question are the same"
+
+
+def test_a_note_is_part_of_a_run(options, capsys):
+    assert run(options("limit=1", "aggregate=min")) == 0
+    assert "note: 'aggregate' has no effect with scorer=null" in capsys.readouterr().out
+
+
+def test_a_probe_keeps_no_limit_of_tokens():
+    choosing = ComputeOptimal(
+        probe=1, temperature=1.0, by="score", edges=(), choices=(Choice(mcts()),)
+    )
+    with pytest.raises(ValueError, match="the probe of compute_optimal samples whole solutions"):
+        budget_of(choosing, {"tokens": 500})
+    assert budget_of(choosing, {"steps": 8, "tokens": None}) == Budget(steps=8)
+    assert budget_of(mcts(), {"tokens": 500}) == Budget(tokens=500)
+    for wrong in (0, -5, float("nan")):
+        with pytest.raises(ValueError, match=r"budget\.seconds must be above 0"):
+            budget_of(mcts(), {"seconds": wrong})
 
 
 def test_a_table_of_other_models_is_refused_where_scores_decide():
@@ -264,5 +349,14 @@ def test_a_cut_solution_is_no_answer_and_wrong_by_every_grader():
     assert record["text"].startswith("3+4=") and record["answer"] is None
     assert not (record["strict"] or record["flexible"] or record["numeric"])
     assert [(s["answer"], s["correct"]) for s in record["samples"]] == [(None, False)] * 2
-    assert summarize([record | {"seconds": 1, "fill": 1}])["unparsed"] == 1
+    summary = summarize([record | {"seconds": 1, "fill": 1}])
+    assert summary["unparsed"] == summary["cut"] == 1
     assert record["value"] is None
+
+
+def test_a_solution_that_says_nothing_is_not_cut():
+    engine = ScriptedEngine(lambda text: [("Who knows?\0", 1.0)])
+    plan = Reasoner(engine=engine, strategy=best_of_n(n=2)).plan(["3+4"])
+    record = _record(plan, 0, Problem("a", "3+4", "7")) | {"seconds": 1, "fill": 1}
+    summary = summarize([record])
+    assert summary["unparsed"] == 1 and summary["cut"] == 0

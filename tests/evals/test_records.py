@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evals.records import RecordStore, hash_arguments, load_run, read_records
+from evals.records import RecordStore, check_format, hash_arguments, load_run, read_records
 
 ARGUMENTS = {"env": "dmc/cartpole-swingup", "seed": 0, "planner": {"horizon": 12, "noise": 1.0}}
 
@@ -49,7 +49,8 @@ def test_the_same_run_continues_and_refuses_duplicates(tmp_path):
 
 
 def test_another_run_is_refused_with_the_difference(tmp_path):
-    RecordStore(tmp_path, ARGUMENTS).close()
+    with RecordStore(tmp_path, ARGUMENTS) as store:
+        store.append(0, {"score": 1.0})
     other = {"env": "dmc/cartpole-swingup", "seed": 1, "planner": {"horizon": 20, "noise": 1}}
     with pytest.raises(ValueError) as error:
         RecordStore(tmp_path, other)
@@ -58,6 +59,24 @@ def test_another_run_is_refused_with_the_difference(tmp_path):
     assert "noise" not in message and "env" not in message.split("arguments:")[1]
     with pytest.raises(ValueError, match="extra was absent, now true"):
         RecordStore(tmp_path, ARGUMENTS | {"extra": True})
+
+
+def test_a_run_that_has_left_nothing_makes_room(tmp_path):
+    RecordStore(tmp_path, ARGUMENTS).close()
+    other = ARGUMENTS | {"seed": 1}
+    RecordStore(tmp_path, other).close()
+    assert load_run(tmp_path) == (other, [])
+    with RecordStore(tmp_path / "workers" / "1-1", {}) as store:
+        store.append(0, {"score": 1.0})  # a worker's, which a killed run has not taken over
+    with pytest.raises(ValueError, match="seed was 1, now 0"):
+        RecordStore(tmp_path, ARGUMENTS)
+
+
+def test_what_a_record_lacks_is_named():
+    records = [{"id": 0, "correct": True, "strict": True}, {"id": 1, "correct": True}]
+    check_format("run", records, "correct")
+    with pytest.raises(ValueError, match=r"run is a run of an earlier format.*has no 'strict'"):
+        check_format("run", records, "correct", "strict")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
@@ -84,7 +103,9 @@ def test_a_cut_last_line_is_dropped_and_rewritten(tmp_path):
     assert [record["id"] for record in read_records(path)] == [0, 1]
 
 
-@pytest.mark.parametrize("line", ['{"id": 1, "sc', "[1]", '{"score": 1}', "", '{"id": 0}'])
+@pytest.mark.parametrize(
+    "line", ['{"id": 1, "sc', "[1]", '{"score": 1}', "", '{"id": 0}', '{"id": [1]}']
+)
 def test_a_malformed_line_in_the_middle_is_an_error_with_its_place(tmp_path, line):
     RecordStore(tmp_path, ARGUMENTS).close()
     path = tmp_path / "records.jsonl"

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from configs import cli
 from evals.reasoning import _record
@@ -20,8 +21,11 @@ from evals.scaling.cells import (
     Sweep,
     Unit,
     check,
+    check_settings,
     finished,
+    load_sweep,
     option_text,
+    score_temperature,
     tree_cells,
     unit_of,
 )
@@ -204,6 +208,25 @@ def test_a_vote_of_weight_zero_decides_where_no_other_is():
         assert one.correct == pytest.approx(one.mean, abs=0.1)  # over 200 draws of one
 
 
+def test_a_curve_votes_as_a_run_where_the_calculator_refutes_all():
+    """Every sample is worth 0: the majority wins in the run, on its curve and chosen again."""
+    answers = ["6", "5", "6", "5", "5", None, "7"]
+    samples = [
+        {"answer": answer, "correct": answer == "5", "value": 0.0, "text": "<<1+1=3>>3"}
+        | {"scores": [], "logprob": -1.0, "tokens": 4}
+        for answer in answers
+    ]
+    record = {"question": "?", "samples": samples, **dict.fromkeys(SPENT, 0)}
+    for name, reduce in (
+        ("weighted_vote", WeightedVote(lambda votes: votes)),
+        ("soft_best_of_n", WeightedVote(lambda votes: votes, 0.1)),
+    ):
+        (point,) = sampled(name, [7], [record])
+        index, _ = reduce(torch.zeros((1, 7)), answers)
+        assert point.correct[0] == samples[int(index)]["correct"] == 1
+    assert chosen_by(record, "weighted", calculator=True) == samples[1]
+
+
 def test_a_part_of_the_samples_costs_its_part():
     records = answered(whole(8, Argmax()))
     two, eight = sampled("best_of_n", [2, 8, 16], records)  # 16 were not sampled
@@ -328,6 +351,8 @@ def test_a_simulation_over_operations_takes_the_square_root_of_a_size():
         (lambda: check(["mcst"], [1], []), "no strategy 'mcst': choose among greedy, best_of_n"),
         (lambda: check(["greedy"], [4, 2], []), "budgets must be rising whole numbers"),
         (lambda: check(["mcts"], [1], ["time"]), "by takes nodes and tokens, not 'time'"),
+        (lambda: check(["greedy", "mcts"], [1], []), "by names no limit, and mcts needs nodes or"),
+        (lambda: check([], [1], ["nodes"]), "strategies names none: choose among greedy"),
         (lambda: sampled("mcts", [1], answered(whole(2, Argmax()))), "no strategy over whole"),
         (lambda: sampled("pass", [1], answered(mcts(simulations=9))), "no run of whole solutions"),
         (lambda: unit_of([]), "nothing to measure"),
@@ -336,6 +361,58 @@ def test_a_simulation_over_operations_takes_the_square_root_of_a_size():
 def test_what_makes_no_sweep_is_refused(call, told):
     with pytest.raises(ValueError, match=told):
         call()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {"particle_filer": {}},
+            "names 'particle_filer', which .*; did you mean 'particle_filter'",
+        ),
+        ({"dvts": {}}, "names 'dvts', which is no strategy of this sweep"),
+        ({"compute_optimal": {"probe": 3}}, "no strategy of this sweep that takes any"),
+        (
+            {"particle_filter": {"score_temprature": 1.0}},
+            r"options of particle_filter: .*did you mean 'strategy\.score_temperature'",
+        ),
+        ({"particle_filter": {"score_temperature": "hot"}}, "must be a number, not 'hot'"),
+        ({"soft_best_of_n": {"score_temperature": 0.0}}, "options of soft_best_of_n: .*above 0"),
+        ({"particle_filter": {"particles": 9}}, "the sweep itself decides 'particles'"),
+        ({"best_of_n": {"n": 9}}, "the sweep itself decides 'n'"),
+        ({"mcts_uct": {"selection": "puct"}}, "the sweep itself decides 'selection'"),
+        ({"mcts_uct": {"temperature": 0.5}}, "the sweep itself decides 'temperature'"),
+    ],
+)
+def test_settings_that_no_strategy_takes_are_refused(settings, told):
+    swept = ["best_of_n", "soft_best_of_n", "particle_filter", "mcts_uct", "compute_optimal"]
+    with pytest.raises(ValueError, match=told):
+        check_settings(settings, swept, [1, 4])
+
+
+def test_settings_reach_the_cells_and_the_curve():
+    settings = {
+        "particle_filter": {"score_temperature": 0.005, "weigh": "score"},
+        "soft_best_of_n": {"score_temperature": 1e-3},
+        "mcts_uct": {"exploration": 2},
+    }
+    swept = list(settings)
+    check_settings(settings, swept, [1, 4])
+    cells = tree_cells(swept, [4], ["nodes"], Unit(5.0, 80.0), settings=settings)
+    particles, uct = (cli.compose("evals_reasoning", cell.options).options for cell in cells)
+    assert particles.strategy.score_temperature == 0.005 and particles.strategy.weigh == "score"
+    assert uct.strategy.exploration == 2 and uct.budget.steps == 20
+    bare = tree_cells(swept, [4], ["nodes"], Unit(5.0, 80.0))
+    assert [cell.name for cell in bare] == [cell.name for cell in cells]
+    assert score_temperature({"options": settings}) == 1e-3
+    assert score_temperature({}) == soft_best_of_n().planner.reduce.temperature
+
+
+def test_a_damaged_sweep_is_named(tmp_path):
+    for text in ("{x", "[]", '{"options": {}, "cells": [{}], "parameters": {}}'):
+        (tmp_path / "scaling.json").write_text(text)
+        with pytest.raises(ValueError, match=r"scaling\.json is damaged .*writes it anew"):
+            load_sweep(tmp_path)
 
 
 def test_options_reach_the_cells_as_they_were():
@@ -413,10 +490,24 @@ def test_small_sizes_do_not_stop_a_sweep(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     searches = "strategies=[greedy,lookahead,particle_filter,mcts_rollouts,receding,rap]"
     small = [searches, "budgets=[1,2]", "by=[nodes]", "limit=2"]
+    small += ["options={particle_filter:{score_temperature:0.005}}"]
     assert run(options(model, *small)) == 0, capsys.readouterr().err
     assert (tmp_path / "run/report.html").exists()
     assert list((tmp_path / "run").glob("rap-*-nodes/summary.json"))
     assert list((tmp_path / "run").glob("particle_filter-*-nodes/summary.json"))
+    assert "score_temperature" in (tmp_path / "run/report.html").read_text()
+    kept = json.loads((tmp_path / "run/scaling.json").read_text())
+    assert kept["options"]["options"] == {"particle_filter": {"score_temperature": 0.005}}
+
+
+def test_one_sample_is_a_curve_of_one_point(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    small = ["strategies=[greedy,best_of_n]", "budgets=[1]", "limit=2", "aggregate=min"]
+    assert run(options(model, *small)) == 0, capsys.readouterr().err
+    told = capsys.readouterr().out
+    assert "is not finished yet" not in told and "Best-of-N of 1 against greedy" in told
+    assert told.count("note: 'aggregate' has no effect") == 1
 
 
 def test_solutions_are_shown_to_what_writes_solutions(model, tmp_path, monkeypatch, capsys):

@@ -16,11 +16,16 @@ from tests.language import adding
 QUESTIONS = ["3+4+5", "10+20+1", "1+2+3", "7+7+7", "1+1+1", "2+2+2"]
 
 
+def voting(text: str) -> list[tuple[str, float]]:
+    """`adding`, which votes for the first of several choices where it is asked."""
+    return [("The best choice is 1.\0", 1.0)] if "best choice" in text else adding(text)
+
+
 class Ticking(ScriptedEngine):
     """A call takes a second, and a hundredth more for each request."""
 
     def __init__(self) -> None:
-        super().__init__(adding)
+        super().__init__(voting)
         self.now = 0.0
 
     def generate(self, requests):
@@ -66,6 +71,14 @@ def test_every_step_of_a_search_costs_a_call_that_the_bare_engine_does_not_make(
     assert 1 < first["bare"] < 1 + 9 * 6 / 100
     assert json.loads((tmp_path / "result.json").read_text()) == result
     assert first["tokens"] != second["tokens"], "other draws"
+
+
+def test_a_judge_asks_the_engine_that_is_timed(measure):
+    """Its requests are among those that the bare engine is given."""
+    without = measure(tree_of_thoughts(width=2, expand=2, depth=3), alone=3)
+    judged = measure(tree_of_thoughts(width=2, expand=2, depth=3), alone=3, scorer="votes")
+    for one, other in zip(without["rounds"], judged["rounds"], strict=True):
+        assert other["together"] > one["together"] and other["bare"] > one["bare"]
 
 
 def test_senseless_numbers_are_told(measure):

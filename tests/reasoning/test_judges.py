@@ -172,3 +172,22 @@ def test_judges_by_name():
     assert isinstance(made, Verdicts) and made.samples == 7
     with pytest.raises(ValueError, match="no such option"):
         make_judge("votes", engine, {"sample": 7})
+    with pytest.raises(ValueError, match="'likelihood' has no such option"):
+        make_judge("likelihood", engine, {"foo": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("verdicts", {"samples": "abc"}, "samples must be a whole number of at least 1, not 'abc'"),
+        ("votes", {"samples": 0}, "samples must be a whole number of at least 1, not 0"),
+        ("votes", {"max_tokens": "few"}, "max_tokens must be a whole number"),
+        ("verdicts", {"temperature": "hot"}, "temperature must be a number of 0 or more"),
+        ("verdicts", {"seed": 0.5}, "seed must be a whole number, not 0.5"),
+        ("verdicts", {"weights": [1, 2]}, "the judge 'verdicts' cannot take"),
+        ("critique", {"yes": 5}, "the judge 'critique' cannot take"),
+    ],
+)
+def test_a_value_that_does_not_fit_a_judge_is_told(name, options, told):
+    with pytest.raises(ValueError, match=told):
+        make_judge(name, scripted(), options)

@@ -228,6 +228,11 @@ def test_other_models_are_refused_with_what_is_supported(folders, tmp_path):
         load_prm("nowhere/at/all")
 
 
+def test_an_option_that_no_engine_of_a_head_has_is_told(folders):
+    with pytest.raises(ValueError, match=r"'transformers' of a scorer with a head has no such opt"):
+        load_prm(str(folders["qwen_prm"]), options={"foo": 1})
+
+
 @pytest.mark.parametrize(
     ("family", "on", "reason"),
     [

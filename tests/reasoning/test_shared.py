@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from reasoning.embedded import folder_of
 from reasoning.engines import (
     EngineError,
     Fill,
@@ -109,3 +110,9 @@ def test_an_unknown_engine_or_option_is_told():
         load_engine("embedded", "vlm")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"'transformers' has no such option: .*max_bach"):
         load_engine("embedded", "transformers", {"max_bach": 3})
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there_is_told(device):
+    with pytest.raises(ValueError, match=f"device={device} cannot be used here .*leave it out"):
+        load_engine(folder_of("embedded"), options={"device": device})

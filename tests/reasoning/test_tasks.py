@@ -54,7 +54,7 @@ def test_malformed_records_name_file_and_line(write, bad, message):
 
 
 def test_missing_and_empty_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"There is no GSM8K file at .*absent\.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"GSM8K: there is no file at .*absent\.jsonl"):
         load_gsm8k(tmp_path / "absent.jsonl")
     with pytest.raises(FileNotFoundError, match=r"train\.jsonl"):
         load_gsm8k(tmp_path, "train")

@@ -206,7 +206,7 @@ def test_math_files_have_the_fields_of_the_hub(write):
         ValueError, match=re.escape(f"{other}, line 1: the field 'problem' is miss")
     ):
         MATH500.load(data=other)
-    with pytest.raises(FileNotFoundError, match=r"There is no MATH-500 file at .*train\.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"MATH-500: there is no file at .*train\.jsonl"):
         MATH500.load(data=other.parent, split="train")
 
 
