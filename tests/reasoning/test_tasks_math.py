@@ -285,6 +285,20 @@ def test_what_a_plain_solution_says(text, answer):
         ("A*", "#### A", False),
         ("__init__", "#### `__init__`", True),
         ("$5$", "#### 5 apples", True),
+        ("2", "#### 1/2", False),
+        ("10", "#### 2^10", False),
+        ("1024", "#### 2^10", True),
+        ("7", "#### x = 5 or x = 7", False),
+        ("7", "#### x = 7", True),
+        ("13", "#### 12 or 13", False),
+        ("12", "#### 10-12", False),
+        ("7", "#### 3 of 7", False),
+        ("0.5", "#### 1/2", True),
+        ("1/2", "#### 0.5", True),
+        ("1/3", r"#### \frac{1}{3}", True),
+        ("0.5", "#### 50%", True),
+        ("50%", "#### 50", True),
+        ("1000", "#### 1e3", True),
         ("12345678901234567890123456789012345", "#### 12345678901234567890123456789012345", True),
     ],
 )
@@ -295,6 +309,12 @@ def test_any_answer_is_compared_by_what_it_is(gold, text, right):
 def test_plain_answers_vote_together_but_for_spelling():
     texts = ["#### Paris", "#### PARIS.", r"#### \frac{1}{2}", "#### 0.50", r"\boxed{\frac{2}{4}}"]
     assert JSONL.votes(texts) == ["Paris", "Paris", r"\frac{1}{2}", "0.5", r"\frac{1}{2}"]
+
+
+def test_a_share_votes_with_its_percentage():
+    assert JSONL.votes(["#### 50%", "#### 0.5", "#### 1/2"]) == ["0.5"] * 3
+    assert GSM8K.votes(["#### 50%", "#### 50", "#### 50.0 %"]) == ["50"] * 3
+    assert GSM8K.votes(["#### 50%", "#### 5"]) == ["50%", "5"]
 
 
 def test_a_number_votes_with_what_is_counted():
@@ -313,9 +333,14 @@ def test_a_number_votes_with_what_is_counted():
         ("-$3", "-3"),
         ("$7$", "7"),
         ("3 4", None),
+        ("1/2", "0.5"),
+        ("1e3", "1000"),
+        ("50 %", "50%"),
+        ("5 apples", None),
+        ("x = 5", None),
     ],
 )
-def test_what_one_number_is(said, number):
+def test_what_is_a_number_and_no_more(said, number):
     assert number_of(said) == number
 
 
