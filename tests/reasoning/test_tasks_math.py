@@ -18,6 +18,7 @@ from evals.scaling.command import scaling
 from mbrl_core import generator
 from reasoning import equality
 from reasoning.engines import ScriptedEngine, TransformersEngine, Turn
+from reasoning.engines.base import Sampling
 from reasoning.equality import Verifier, verifier
 from reasoning.prompts import encode_ask
 from reasoning.reasoner import Reasoner
@@ -174,7 +175,7 @@ def test_a_box_may_take_several_lines(unit):
     matrix = "\\boxed{\\begin{pmatrix}\n1\\\\\n2\n\\end{pmatrix}}\n"
     said = f"So it is\n{matrix}no, \\boxed{{3}}\n\0"
     engine = ScriptedEngine(lambda text: [(said[len(text) - 1 :], 1.0)])
-    policy, world = LanguagePolicy(engine, unit, 0.0), TextWorld()
+    policy, world = LanguagePolicy(engine, unit, Sampling(0.0)), TextWorld()
     thought = Thought("q", tuple(engine.encode("q")), task=MATH500)
     while thought.finish == "open":
         action = policy.propose([thought], 1, rng=generator(0)).actions
