@@ -468,7 +468,7 @@ def truncated(logits: Tensor, top_p: Tensor, top_k: Tensor, min_p: Tensor) -> Te
     As `TopKLogitsWarper`, `TopPLogitsWarper` and `MinPLogitsWarper` of `transformers` one after the
     other, each of which keeps at least the likeliest token.
     """
-    rising, order = logits.sort(-1, stable=True)  # equal ones are cut alike in any batch
+    rising, order = logits.sort(dim=-1, stable=True)  # equal ones are cut alike in any batch
     least = rising.gather(1, rising.shape[1] - top_k)
     rising = rising.masked_fill(rising < least, -torch.inf)
     below = rising.softmax(-1).cumsum(-1) <= 1 - top_p  # the probability up to here can be spared
