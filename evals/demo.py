@@ -382,7 +382,8 @@ def _tree_section(answered: dict[str, list[dict[str, Any]]], problems: int, seed
 def _search_tree(problem: Problem, seed: int) -> TreeView:
     reasoner = Reasoner(
         engine=TransformersEngine(folder_of("embedded", "lm")),
-        strategy=mcts(simulations=24),
+        strategy=mcts(simulations=24, temperature=0.8),
+        calculator=False,
     )
     plan = reasoner.plan([problem.question], ids=[problem.id], seed=seed)
     return TreeView(plan, reasoning.describe, f"The right answer is {problem.answer}.")

@@ -27,7 +27,7 @@ from mbrl_core import Budget, Plan, RandomShooting, Rollout, Tree
 from mbrl_core.viewer import save_html
 from reasoning.difficulty import ComputeOptimal, Fitted, paths
 from reasoning.embedded import folder_of
-from reasoning.engines import Engine, EngineKind, load_engine
+from reasoning.engines import Engine, EngineKind, Sampling, load_engine
 from reasoning.grading import GRADERS
 from reasoning.prompts import Prompt, pick_shots
 from reasoning.reasoner import Outcome, Reasoner
@@ -35,7 +35,15 @@ from reasoning.scorers import JUDGES, ReadingScorer, load_prm, make_judge
 from reasoning.strategies import FinalAnswer, Strategy
 from reasoning.tasks import Generated, Problem, Task, find_task
 from reasoning.tasks.types import Grading
-from reasoning.world import Aggregate, Continuation, Scorer, Thought, check_lm_weight
+from reasoning.world import (
+    Aggregate,
+    Continuation,
+    Scorer,
+    Separator,
+    Thought,
+    check_lm_weight,
+    check_separator,
+)
 
 NOT_DECIDING = ("trees", "groups", "runner", "workers", "cpus", "gpus", "address")
 """Options that decide no record: it is the same run without them."""
@@ -68,6 +76,11 @@ def evaluate(
     aggregate: Aggregate | None = None,
     lm_weight: float = 0.0,
     max_tokens: int = 256,
+    step_tokens: int | None = None,
+    top_p: float = 1.0,
+    top_k: int | None = None,
+    min_p: float = 0.0,
+    separator: Separator = "newline",
     budget: Mapping[str, float | None] | None = None,
     trees: int = 0,
     runner: RunnerKind = "local",
@@ -111,7 +124,12 @@ def evaluate(
             the scorer's own.
         lm_weight: of the language model's own probability beside the scorer's word, 0 to 1, see
             `reasoning.world.judged`.
-        max_tokens: decoded at most per solution, or per step where the strategy goes by steps.
+        max_tokens: decoded at most for a whole solution, be it sampled, a rollout or what completes
+            one.
+        step_tokens: the same for a step, or a list of steps; null is max_tokens.
+        top_p, top_k, min_p: from which tokens a strategy draws, see `reasoning.engines.Sampling`;
+            temperature is the strategy's.
+        separator: what ends a step, newline or blank_line.
         budget: limits per problem, by the names of `mbrl_core.Budget`.
         trees: of the first so many problems, what the search looked at is written to
             `out`/trees, a page each, also where they are on record already.
@@ -136,11 +154,14 @@ def evaluate(
         "scorer_engine": scorer_engine, "scorer_options": dict(scorer_options or {}),
         "shots": shots, "shots_data": shots_data,
         "aggregate": aggregate, "lm_weight": lm_weight, "max_tokens": max_tokens,
-        "budget": dict(budget or {}),
+        "step_tokens": step_tokens, "top_p": top_p, "top_k": top_k, "min_p": min_p,
+        "separator": separator, "budget": dict(budget or {}),
     }  # fmt: skip
     check_options(strategy, steps, shots, group=group, groups=groups, trees=trees)
     check_lm_weight(lm_weight, scorer=scorer is not None)
     limits = budget_of(strategy, budget or {})
+    decoding = Decoding(top_p, top_k, min_p, max_tokens, step_tokens, separator)
+    check_decoding(decoding)
     described = {
         k: v for k, v in (arguments or deciding).items() if k not in ("out", *NOT_DECIDING)
     }
@@ -166,7 +187,7 @@ def evaluate(
         calculator=calculator,
         aggregate=aggregate,
         lm_weight=lm_weight,
-        max_tokens=max_tokens,
+        decoding=decoding,
         prompt=prompt,
         group=group,
         groups=groups,
@@ -336,6 +357,13 @@ def _plain(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def check_decoding(decoding: Decoding) -> None:
+    """Raise ValueError on what no engine can do."""
+    top_p, top_k, min_p, max_tokens, step_tokens, separator = decoding
+    Sampling(0.0, top_p, top_k, min_p, max_tokens, step_tokens)
+    check_separator(separator)
+
+
 class Loaded(NamedTuple):
     """A model and what runs it."""
 
@@ -378,6 +406,17 @@ def share_card(lm: Loaded, scorer: Loaded) -> tuple[Loaded, Loaded]:
     return one, other
 
 
+class Decoding(NamedTuple):
+    """How text is drawn and cut into steps: see `Reasoner`."""
+
+    top_p: float
+    top_k: int | None
+    min_p: float
+    max_tokens: int
+    step_tokens: int | None
+    separator: Separator
+
+
 @dataclass(frozen=True, kw_only=True)
 class Answering:
     """Answers problems with an engine that it loads where it works; see `evals.runner.Work`."""
@@ -389,7 +428,7 @@ class Answering:
     calculator: bool
     aggregate: Aggregate | None
     lm_weight: float
-    max_tokens: int
+    decoding: Decoding
     prompt: Prompt | None
     group: int
     groups: int
@@ -422,9 +461,9 @@ class Answering:
             calculator=self.calculator,
             aggregate=self.aggregate,
             lm_weight=self.lm_weight,
-            max_tokens=self.max_tokens,
             task=self.task,
             prompt=self.prompt,
+            **self.decoding._asdict(),
         )
         sizes = self.group, self.groups
         problems = list(batch)

@@ -122,6 +122,7 @@ def throughput(
             engine=cast(Engine, lm),
             strategy=strategy,
             scorer=judge,
+            calculator=False,
             max_tokens=max_tokens,
             task=kind,
         )

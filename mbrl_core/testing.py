@@ -63,7 +63,8 @@ def check_model(
     laws = _Laws(tolerance, seed)
     for policy in filter(None, (model.policy, model.rollout)):
         for number in (num, 1):
-            _check_proposal(policy.propose(state, number, rng=generator(seed)), total, number)
+            most = max(number, getattr(policy, "draws", 1))
+            _check_proposal(policy.propose(state, number, rng=generator(seed)), total, number, most)
         laws.check("Policy.propose", _proposing(policy, num), state)
     if model.value is not None:
         value_of = model.value.value
@@ -196,7 +197,7 @@ def _check_transition(model: Model, moved: Transition, total: int) -> None:
     _check_tokens(part, moved.tokens, total)
 
 
-def _check_proposal(proposal: Proposal, total: int, num: int) -> None:
+def _check_proposal(proposal: Proposal, total: int, num: int, most: int) -> None:
     part, prior = "Policy.propose", proposal.log_prior
     shaped = prior.dim() == 2 and prior.shape[0] == total and 1 <= prior.shape[1] <= num
     _claim(
@@ -218,8 +219,8 @@ def _check_proposal(proposal: Proposal, total: int, num: int) -> None:
     )
     if proposal.drawn is not None:
         drawn, slots = proposal.drawn, (prior > -torch.inf).sum(1)
-        good = tuple(drawn.shape) == (total,) and bool(((slots <= drawn) & (drawn <= num)).all())
-        _claim(good, f"{part} must return drawn [{total}] between the slots it filled and {num}")
+        good = tuple(drawn.shape) == (total,) and bool(((slots <= drawn) & (drawn <= most)).all())
+        _claim(good, f"{part} must return drawn [{total}] between the slots it filled and {most}")
     _check_tokens(part, proposal.tokens, total)
 
 
@@ -511,6 +512,11 @@ class _Asked(NamedTuple):
 
     counted: _Counted
     policy: Policy
+
+    @property
+    def draws(self) -> int:
+        """See `Policy`."""
+        return getattr(self.policy, "draws", 1)
 
     def propose(self, state: Rows, num: int, *, rng: Rng) -> Proposal:
         """See `Policy`."""

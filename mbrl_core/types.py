@@ -79,7 +79,8 @@ class Policy(Protocol):
     """What is worth trying.
 
     `mode(state)` is optional: the likeliest action of each row, or the mean of a continuous
-    policy, without a draw; `Reflex(action="mode")` takes it.
+    policy, without a draw; `Reflex(action="mode")` takes it. `draws`, too: how many candidates a
+    policy of rollouts draws where one is asked for, of which it gives the best (without it 1).
     """
 
     def propose(self, state: Rows, num: int, *, rng: Rng) -> Proposal:

@@ -260,6 +260,11 @@ class _Rolling(NamedTuple):
 
     cloud: Particles
 
+    @property
+    def draws(self) -> int:
+        """See `Policy`."""
+        return getattr(self.cloud.inner.rollout, "draws", 1)
+
     def propose(self, state: Cloud, num: int, *, rng: Rng) -> Proposal:
         """See `Policy`."""
         assert self.cloud.inner.rollout is not None

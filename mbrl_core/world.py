@@ -74,6 +74,7 @@ class World:
         self.terminates = getattr(model.dynamics, "terminates", True)
         each = step_rows(model, state)  # no row can become dearer than the dearest root
         self.step_rows = each if isinstance(each, int) else int(each.max())
+        self.rollout_draws = int(getattr(model.rollout or model.policy, "draws", 1))
         self._rows_of_step = getattr(model.dynamics, "step_rows", None)
         if not isinstance(rng, torch.Generator) and len(rng) != self.roots:
             raise ValueError(

@@ -37,6 +37,7 @@ from mbrl_core import (
 )
 from mbrl_core.reducers import first_max
 from mbrl_core.rows import take
+from reasoning.engines.base import Sampling
 from reasoning.strategies import FinalAnswer, Strategy, make_strategy
 from reasoning.world import Continuation, Failures, Thought
 
@@ -105,8 +106,7 @@ class ComputeOptimal:
     def __post_init__(self) -> None:
         if self.probe < 1:
             raise ValueError(f"probe must be at least 1, not {self.probe}")
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
+        Sampling(self.temperature)
         if len(self.choices) != len(self.edges) + 1 or list(self.edges) != sorted(self.edges):
             raise ValueError(
                 f"{len(self.edges)} rising edges need {len(self.edges) + 1} choices, and there are "

@@ -2,14 +2,13 @@ r"""Three graders of final answers, which differ on purpose: report each one by 
 
 ``strict`` and ``flexible`` are the two filters of the lm-evaluation-harness' ``gsm8k`` task (file
 ``lm_eval/tasks/gsm8k/gsm8k.yaml``), quirks included: ``flexible`` extracts ``...`` from "18 eggs
-..." . ``numeric`` compares numbers: 18 = 18.0 = $18 and 1,000 = 1000.
+..." . ``numeric`` compares numbers: 18 = 18.0 = $18, 1,000 = 1e3 and 1/2 = 0.5 = 50%.
 
 An answer that cannot be extracted is ``None``; it is never taken for 0, and never for correct.
 """
 
 import re
-from collections.abc import Callable
-from decimal import Decimal
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -17,7 +16,23 @@ _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 _FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 _IGNORED = tuple(re.compile(p) for p in (r",", r"\$", r"(?s).*#### ", r"\.$"))
 _NUMBER = re.compile(
-    r"(?<![\w.)])(-\s?)?\$?\s?(-)?(\d{1,3}(?:,\d{3})+(?![\d])|\d+)(\.\d+)?|(?<![\w.)])(-)?\$?(\.\d+)"
+    r"(?<![\w.)])(?P<sign>[-+−]\s?)?(?P<currency>[$€£₹]\s?)?(?P<inner>[-−])?"
+    r"(?:(?P<whole>\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?P<part>\.\d+)?|(?P<bare>\.\d+))"
+    r"(?P<power>[eE][-+]?\d{1,3}(?!\w))?(?P<under>\s?/\s?\d+(?![\w.]))?(?P<percent>\s?%)?"
+)
+_WRITTEN = (  # and how it is read, since it says nothing of a number's size
+    (re.compile(r"(?<!\w)(?:\*\*|__)|(?:\*\*|__)(?!\w)|\^\{?\\circ\}?"), ""),
+    (re.compile(r"\\([%$])"), r"\1"),
+    (re.compile(r"\\(?:text|mathrm|textbf|mbox)\{([^{}]*)\}"), r" \1"),
+    (re.compile(r"\\[,;! ]"), " "),
+)
+_SENTENCE = re.compile(r"(?<=[.!?;])\s+")
+# What makes a number part of something larger: an operator, a bracket or a variable. A letter that
+# is a unit ("5 m"), and an article ("5 a day"), are none.
+_VARIABLE = r"(?![mghslLAVWJNKCF](?!\w)|[aA]\s)[^\W\d_](?!\w)"
+_BEFORE = re.compile(r"(?:[-−+*/^<>\\({\[±×÷√]|(?<!\w)[^\W\d_])\s*$|\\[a-zA-Z]+\s*$")
+_AFTER = re.compile(
+    rf"\.\d|[_{{\[]|\s*[+*^=<>\\±×÷]|\s*\((?!\s*[^\W\d_]{{2}})|\s*(?:[-/]\s*)?{_VARIABLE}"
 )
 _LEADS = (
     re.compile(r"####(.*)"),
@@ -54,24 +69,50 @@ def extract_flexible(text: str) -> str | None:
 
 
 def extract_numeric(text: str) -> str | None:
-    """Final number as plain digits (sign and point kept, commas and ``$`` dropped).
+    """Final number, its sign, point, power of ten, denominator and ``%`` kept, commas and currency
+    dropped.
 
-    Read after the first ``####`` of the text if there is one (None when no number follows on that
-    line), else in the last ``\\boxed{}`` or after the last "answer is", else the last number.
+    Read after the first ``####`` of the text if there is one, else in the last ``\\boxed{}`` or
+    after the last "answer is", in the first sentence with a digit there, which must hold
+    `one_number`; without any of these it is the last number of the text.
     """
     for lead in _LEADS:
         found = lead.findall(text)
         if found:
-            marked = found[0] if lead is _LEADS[0] else found[-1]
-            match = _NUMBER.search(marked)
-            return None if match is None else _plain(match)
+            marked = _SENTENCE.split(found[0] if lead is _LEADS[0] else found[-1])
+            return one_number(next(filter(re.compile(r"\d").search, marked), ""))
     numbers = list(_NUMBER.finditer(text))
     return _plain(numbers[-1]) if numbers else None
 
 
-def _plain(match: re.Match[str]) -> str:
-    sign = "-" if match[1] or match[2] or match[5] else ""
-    return sign + (match[3] or "0").replace(",", "") + (match[4] or match[6] or "")
+def one_number(text: str) -> str | None:
+    """The one number that a text says, as `extract_numeric` gives it; None where it says none,
+    several ("3 or 4"), or something that a number is part of ("2^10", "7x").
+
+    Words and units may stand around it: "5 red apples", "x = 5", "$5 a day".
+    """
+    for written, read in _WRITTEN:
+        text = written.sub(read, text)
+    text = text.lstrip(" \t\n*_`\"'(").rstrip(" \t\n*_`\"'.!?,;:)")
+    numbers = list(_NUMBER.finditer(text))
+    digits = sum(len(re.findall(r"\d", number[0])) for number in numbers)
+    if len(numbers) != 1 or digits < len(re.findall(r"\d", text)):
+        return None
+    (number,) = numbers
+    if _BEFORE.search(text[: number.start()]) or _AFTER.match(text[number.end() :]):
+        return None
+    return _plain(number)
+
+
+def _plain(match: re.Match[str]) -> str | None:
+    """A number in plain digits; None for a division by zero."""
+    part = {name: found or "" for name, found in match.groupdict().items()}
+    under = part["under"].replace(" ", "")
+    if under and not under.strip("/0"):
+        return None
+    sign = "" if part["sign"].strip() in ("", "+") and not part["inner"] else "-"
+    whole = (part["whole"] or "0").replace(",", "") + (part["part"] or part["bare"])
+    return sign + whole + part["power"] + under + part["percent"].strip()
 
 
 def _same_string(extracted: str, reference: str) -> bool:
@@ -85,15 +126,44 @@ def _same_number(extracted: str, reference: str) -> bool:
     wanted = extract_numeric(reference)
     if wanted is None:
         raise ValueError(f"the reference answer {reference!r} holds no number")
-    return Fraction(extracted) == Fraction(wanted)
+    return same_number(extracted, wanted)
+
+
+def same_number(one: str, other: str) -> bool:
+    """Whether two numbers, as `extract_numeric` gives them, are equal; 50% is both 50 and 0.5."""
+    a, b = (Fraction(number.removesuffix("%")) for number in (one, other))
+    shares = one.endswith("%"), other.endswith("%")
+    if shares[0] == shares[1]:
+        return a == b
+    share, number = (a, b) if shares[0] else (b, a)
+    return number in (share, share / 100)
 
 
 def shortest(number: str) -> str:
-    """One spelling for each number, exactly: ``18.0`` and ``18.00`` become ``18``."""
-    text = format(Decimal(number), "f")
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
+    """One spelling for each number, exactly: ``18.0`` becomes ``18``, ``1/2`` ``0.5``, ``1e3``
+    ``1000``; ``2/6``, which has no last decimal, ``1/3``. A percentage keeps its sign."""
+    plain = number.removesuffix("%")
+    value, percent = Fraction(plain), number[len(plain) :]
+    under = value.denominator
+    places = next((n for n in range(under.bit_length() + 1) if 10**n % under == 0), None)
+    if places is None:
+        return f"{value}{percent}"
+    digits = str(abs(value.numerator) * 10**places // under).rjust(places + 1, "0")
+    cut = len(digits) - places
+    point = f".{digits[cut:]}" if places else ""
+    return f"{'-' if value < 0 else ''}{digits[:cut]}{point}{percent}"
+
+
+def unshared(answers: Sequence[str | None]) -> list[str | None]:
+    """Answers with each percentage as the number that it stands for where another answer says that:
+    50% as 50, or as 0.5."""
+    known = set(answers)
+    spelt: list[str | None] = []
+    for answer in answers:
+        said = None if answer is None or not re.fullmatch(r"-?[\d.]+%", answer) else answer[:-1]
+        others = [] if said is None else [said, shortest(f"{said}e-2")]
+        spelt.append(next((other for other in others if other in known), answer))
+    return spelt
 
 
 class Grader(NamedTuple):

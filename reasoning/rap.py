@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mbrl_core import Model, Proposal, Rng, Tokens, Transition
+from mbrl_core import Model, Proposal, Rng, Transition
 from mbrl_core.draws import integers
-from reasoning.engines.base import Completion, Engine, Request
+from reasoning.engines.base import Completion, Engine, Sampling
 from reasoning.rap_forms import Form, Grown, Putting, Questions, SubQuestion
-from reasoning.world import Failures, Scorer, Step, Thought
+from reasoning.world import Failures, Scorer, Step, Thought, completed, spent
 
 LEAST = 1e-6  # probability of a sub-question that is useless beyond doubt, as a prior
 
@@ -68,15 +68,14 @@ class Rap:
     def model(
         self,
         engine: Engine,
-        temperature: float,
-        max_tokens: int,
+        sampling: Sampling,
         failures: Failures,
         *,
         calculator: bool = False,
     ) -> Model:
         """What planners need of a language model that takes problems apart."""
-        policy = RapPolicy(engine, self, temperature, max_tokens, failures)
-        world = RapWorld(engine, self, temperature, max_tokens, calculator, failures)
+        policy = RapPolicy(engine, self, sampling, failures)
+        world = RapWorld(engine, self, sampling, calculator, failures)
         return Model(dynamics=world, policy=policy, rollout=MostUseful(policy))
 
 
@@ -89,13 +88,11 @@ class RapPolicy:
 
     engine: Engine
     rap: Rap
-    temperature: float = 0.8
-    max_tokens: int = 256
+    sampling: Sampling = field(default_factory=Sampling)
     failures: Failures = field(default_factory=dict, repr=False, compare=False)
     judge: Scorer | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check_sampling(self.temperature, self.max_tokens)
         object.__setattr__(self, "judge", self.rap.form.judge(self.engine))
 
     def propose(self, state: list[Thought], num: int, *, rng: Rng) -> Proposal:
@@ -108,7 +105,7 @@ class RapPolicy:
             for row, thought in enumerate(state)
             if len(thought.steps) + 1 < self.rap.deepest
         }
-        drawn = _sampled(self.engine, texts, self.temperature, self.max_tokens, self.failures)
+        drawn = _sampled(self.engine, texts, self.sampling, self.failures)
         options = [
             _distinct(form.read(self.engine, completion) for completion in drawn[row])
             if row in drawn
@@ -116,10 +113,10 @@ class RapPolicy:
             for row, thought in enumerate(state)
         ]
         options, scored = self._judged(state, options)
-        decoded, prefilled = _spent([drawn.get(row, []) for row in range(len(state))])
+        tokens = spent([drawn.get(row, []) for row in range(len(state))])
         number = torch.tensor([num if row in drawn else 1 for row in range(len(state))])
         proposal = _padded(options)
-        return proposal._replace(tokens=Tokens(decoded, prefilled, scored), drawn=number)
+        return proposal._replace(tokens=tokens._replace(scored=scored), drawn=number)
 
     def _judged(
         self, state: list[Thought], options: list[list[SubQuestion]]
@@ -161,12 +158,16 @@ class MostUseful(NamedTuple):
 
     policy: RapPolicy
 
+    @property
+    def draws(self) -> int:
+        """See `Policy`."""
+        return self.policy.rap.choices
+
     def propose(self, state: list[Thought], num: int, *, rng: Rng) -> Proposal:
         """See `Policy`. There is one candidate, whatever `num` is."""
-        proposal = self.policy.propose(state, self.policy.rap.choices, rng=rng)
+        proposal = self.policy.propose(state, self.draws, rng=rng)
         first = proposal.actions[:: proposal.log_prior.shape[1]]
-        drawn = torch.ones(len(state), dtype=torch.int64)
-        return proposal._replace(actions=first, log_prior=torch.zeros(len(state), 1), drawn=drawn)
+        return proposal._replace(actions=first, log_prior=torch.zeros(len(state), 1))
 
 
 @dataclass(frozen=True)
@@ -179,13 +180,9 @@ class RapWorld:
 
     engine: Engine
     rap: Rap
-    temperature: float = 0.8
-    max_tokens: int = 256
+    sampling: Sampling = field(default_factory=Sampling)
     calculator: bool = False
     failures: Failures = field(default_factory=dict, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        _check_sampling(self.temperature, self.max_tokens)
 
     def step(self, state: list[Thought], action: list[SubQuestion], *, rng: Rng) -> Transition:
         """See `Dynamics`."""
@@ -197,15 +194,14 @@ class RapWorld:
             for row, (thought, option) in enumerate(zip(state, action, strict=True))
             if option.steps and option.until is not None
         }
-        made = _sampled(self.engine, texts, self.temperature, self.max_tokens, self.failures)
+        made = _sampled(self.engine, texts, self.sampling, self.failures)
         thoughts = [
             self._moved(thought, option, made.get(row, []))
             for row, (thought, option) in enumerate(zip(state, action, strict=True))
         ]
         reward = [_reward(thought) for thought in thoughts]
         going = [float(thought.finish == "open") for thought in thoughts]
-        decoded, prefilled = _spent([made.get(row, []) for row in range(len(state))])
-        tokens = Tokens(decoded, prefilled, torch.zeros_like(decoded))
+        tokens = spent([made.get(row, []) for row in range(len(state))])
         return Transition(thoughts, torch.tensor(reward), torch.tensor(going), tokens)
 
     def _moved(self, thought: Thought, option: SubQuestion, made: Sequence[Completion]) -> Thought:
@@ -242,27 +238,19 @@ def _reward(thought: Thought) -> float:
     return -math.inf if thought.finish in ("cut", "failed") else thought.scores[-1]
 
 
-def _check_sampling(temperature: float, max_tokens: int) -> None:
-    if temperature < 0:
-        raise ValueError(f"temperature must be 0 or more, not {temperature}")
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
-
-
 class _Text(NamedTuple):
     """What something is to be written after: a state, and what comes behind it."""
 
     thought: Thought
     more: tuple[int, ...]
-    stop: tuple[str, ...]  # what ends that which is written
+    stop: tuple[str, ...]  # what ends that which is written; (): a whole solution does
     seeds: Sequence[int]  # of each time that it is
 
 
 def _sampled(
     engine: Engine,
     texts: Mapping[int, _Text],
-    temperature: float,
-    max_tokens: int,
+    sampling: Sampling,
     failures: Failures,
 ) -> dict[int, list[Completion]]:
     """A completion of each row's text for each of its seeds; nothing where the context is full."""
@@ -271,12 +259,13 @@ def _sampled(
     requests, rows = [], []
     for row, (thought, more, stop, seeds) in texts.items():
         tokens = thought.tokens + more
-        room, key = min(max_tokens, engine.context - len(tokens)), thought.prompt
+        room = min(sampling.limit(whole=not stop), engine.context - len(tokens))
         made[row] = [] if room > 0 else [full] * len(seeds)
         if room > 0:
-            requests += [Request(tokens, room, temperature, seed, stop, key) for seed in seeds]
+            key = thought.prompt
+            requests += [sampling.request(tokens, room, seed, stop, key) for seed in seeds]
             rows += [row] * len(seeds)
-    for row, completion in zip(rows, engine.generate(requests) if rows else [], strict=True):
+    for row, completion in zip(rows, completed(engine, requests), strict=True):
         made[row].append(completion)
         if completion.finish == "failed":
             failures.setdefault(texts[row].thought.prompt, completion.reason)
@@ -305,10 +294,3 @@ def _padded(options: list[list[SubQuestion]]) -> Proposal:
         log_prior[row, : len(some)] = torch.tensor(chances)
         actions += some + [some[0]] * (width - len(some))  # empty slots, never read
     return Proposal(actions, log_prior)
-
-
-def _spent(made: Sequence[Sequence[Completion]]) -> tuple[Tensor, Tensor]:
-    """Tokens generated and prefilled for each state."""
-    decoded = [sum(len(c.tokens) + (c.finish == "eos") for c in some) for some in made]
-    prefilled = [sum(c.prefilled for c in some) for some in made]
-    return torch.tensor(decoded), torch.tensor(prefilled)

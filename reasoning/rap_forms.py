@@ -13,7 +13,16 @@ from typing import ClassVar, NamedTuple, Protocol
 from reasoning.arithmetic import result_of
 from reasoning.engines.base import Completion, Encoder, Engine, Finish, Turn
 from reasoning.scorers.judges import SelfCritique
-from reasoning.world import Ending, Scorer, Step, Thought, closed_at, lines_of, mean_probability
+from reasoning.world import (
+    Ending,
+    Scorer,
+    Step,
+    Thought,
+    closed_at,
+    joined,
+    lines_of,
+    mean_probability,
+)
 
 ASK, ANSWER = "Sub-question:", "Answer:"
 CLOSING = "That is enough to answer the problem:"
@@ -232,13 +241,14 @@ class Operations:
         first, *others = (lines_of(engine, answer) if answer else []) or [Step((), "", 0.0)]
         tokens = part.tokens + first.tokens
         line = Step(tokens, engine.decode(tokens), part.logprob + first.logprob)
-        steps = (line, *others)
-        kept = closed_at(thought, steps)
+        lines = [line, *others]
+        kept = closed_at(thought, lines)
         if kept is None and answer is not None and answer.finish == "length":
             return None
         over = kept is not None or "eos" in (asked.finish, answer.finish if answer else None)
-        said = "".join(step.text for step in steps[:kept])
-        return Grown(steps[:kept], "answered" if over else "open", said)
+        steps = tuple(joined(lines[:kept], "newline"))
+        said = "".join(step.text for step in steps)
+        return Grown(steps, "answered" if over else "open", said)
 
     def votes(self, thought: Thought, answers: Sequence[Grown]) -> list[str]:
         """See `Form`: finished solutions vote as such, as their task has it."""

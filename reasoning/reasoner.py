@@ -12,7 +12,7 @@ import torch
 from mbrl_core import Budget, Listener, Model, Plan, RandomShooting, Rng, draws, generator
 from mbrl_core.rows import take
 from reasoning.difficulty import ComputeOptimal
-from reasoning.engines.base import Engine
+from reasoning.engines.base import Engine, Sampling
 from reasoning.prompts import Prompt
 from reasoning.strategies import Strategy
 from reasoning.tasks.types import Task
@@ -22,10 +22,12 @@ from reasoning.world import (
     Failures,
     LanguagePolicy,
     Scorer,
+    Separator,
     TextWorld,
     Thought,
     Unit,
     check_lm_weight,
+    check_separator,
     text_model,
 )
 
@@ -56,7 +58,11 @@ class Reasoner:
     aggregate: of step scores; by default the scorer's own.
     lm_weight: of the language model's own probability beside the scorer's word (see `TextWorld`).
     calculator: whether a solution with a wrong equation is worth 0 (see `TextWorld`).
-    max_tokens: decoded at most per solution, or per step where the strategy goes by steps.
+    max_tokens: decoded at most for a whole solution, be it sampled, a rollout or what completes
+        one; step_tokens: for a step (or a list of steps), None being as many.
+    top_p, top_k, min_p: from which tokens a strategy draws (see `Sampling`); its temperature is its
+        own.
+    separator: what ends a step, a `newline` or a `blank_line`.
     finish: what a budget or a depth limit left open is completed greedily, at its own cost.
     task: what the questions are: where a solution ends, what it answers, and how it is asked for.
     prompt: how questions are put; by default as the task has it, without examples.
@@ -67,15 +73,21 @@ class Reasoner:
     scorer: Scorer | None = None
     aggregate: Aggregate | None = None
     lm_weight: float = 0.0
-    calculator: bool = False
+    calculator: bool = True
     max_tokens: int = 256
-    max_steps: int = 24
+    step_tokens: int | None = None
+    top_p: float = 1.0
+    top_k: int | None = None
+    min_p: float = 0.0
+    separator: Separator = "newline"
     finish: bool = True
     task: Task = GSM8K
     prompt: Prompt | None = None
 
     def __post_init__(self) -> None:
         check_lm_weight(self.lm_weight, scorer=self.scorer is not None)
+        check_separator(self.separator)
+        self._sampling(0.0)
 
     def __call__(
         self,
@@ -173,8 +185,7 @@ class Reasoner:
         if strategy.world is not None:
             return strategy.world.model(
                 self.engine,
-                strategy.temperature,
-                self.max_tokens,
+                self._sampling(strategy.temperature),
                 failures,
                 calculator=self.calculator,
             )
@@ -186,7 +197,6 @@ class Reasoner:
                 self.aggregate,
                 self.lm_weight,
                 self.calculator,
-                self.max_steps,
                 failures=failures,
             ),
         )
@@ -195,7 +205,14 @@ class Reasoner:
         return model._replace(rollout=self._policy(*strategy.rollout, failures))
 
     def _policy(self, unit: Unit, temperature: float, failures: Failures) -> LanguagePolicy:
-        return LanguagePolicy(self.engine, unit, temperature, self.max_tokens, failures=failures)
+        sampling = self._sampling(temperature)
+        return LanguagePolicy(
+            self.engine, unit, sampling, separator=self.separator, failures=failures
+        )
+
+    def _sampling(self, temperature: float) -> Sampling:
+        drawn = self.top_p, self.top_k, self.min_p
+        return Sampling(temperature, *drawn, self.max_tokens, self.step_tokens)
 
     def _finish(
         self, plan: Plan, model: Model, strategy: Strategy, rng: Rng, failures: Failures
@@ -221,9 +238,9 @@ class Reasoner:
         """What completes what is open, and in how many steps at most: greedily in one, unless
         states are no solutions."""
         if strategy.world is not None and strategy.world.prompt is not None:
-            return model._replace(policy=model.rollout), self.max_steps
+            return model._replace(policy=model.rollout), strategy.world.deepest
         if strategy.world is not None:  # it asks no scorer, and neither does this
-            model = model._replace(dynamics=TextWorld(max_steps=self.max_steps))
+            model = model._replace(dynamics=TextWorld())
         return model._replace(policy=self._policy("solution", 0.0, failures)), 1
 
 

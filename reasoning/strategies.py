@@ -26,13 +26,13 @@ from mbrl_core import (
     Vote,
     WeightedVote,
 )
-from reasoning.engines.base import Engine
+from reasoning.engines.base import Engine, Sampling
 from reasoning.rap import Rap
 from reasoning.rap_forms import Dialogue, Form, Operations, Putting, Questions
 from reasoning.world import Failures, Unit
 
 
-class Sampling(NamedTuple):
+class Playing(NamedTuple):
     """How the rollouts of a search are drawn: see `Strategy`."""
 
     unit: Unit
@@ -43,6 +43,11 @@ class World(Protocol):
     """Another way than steps of a solution to make a world of a language model."""
 
     @property
+    def deepest(self) -> int:
+        """Actions at most on the way to the end."""
+        ...
+
+    @property
     def prompt(self) -> Putting | None:
         """How questions are put; None: as by other strategies, for states are solutions as theirs:
         examples are whole solutions, and what is open is completed as there."""
@@ -51,8 +56,7 @@ class World(Protocol):
     def model(
         self,
         engine: Engine,
-        temperature: float,
-        max_tokens: int,
+        sampling: Sampling,
         failures: Failures,
         *,
         calculator: bool,
@@ -69,7 +73,7 @@ class Strategy:
     planner: any planner of the core that works on text.
     unit: what one action is, a whole `solution`, a `step`, or a step of a `list`, see
         `LanguagePolicy`.
-    temperature: of sampling; 0 is greedy.
+    temperature: of sampling; 0 is greedy. How else tokens are drawn is the `Reasoner`'s to say.
     merge: equal candidates of a node become one, their count its prior.
     rollout: how the rollouts of a planner that makes them are drawn; None: as its actions.
     world: what states and actions are; None: solutions and their steps.
@@ -77,9 +81,9 @@ class Strategy:
 
     planner: Planner
     unit: Unit
-    temperature: float = 0.8
+    temperature: float = 1.0
     merge: bool = False
-    rollout: Sampling | None = None
+    rollout: Playing | None = None
     world: World | None = None
 
 
@@ -110,23 +114,23 @@ def greedy() -> Strategy:
     return Strategy(planner=RandomShooting(samples=1, horizon=1), unit="solution", temperature=0.0)
 
 
-def self_consistency(n: int = 16, temperature: float = 0.8) -> Strategy:
+def self_consistency(n: int = 16, temperature: float = 1.0) -> Strategy:
     """The majority answer of n samples (Wang et al. 2022)."""
     return _sampled(n, temperature, Vote(FinalAnswer()))
 
 
-def best_of_n(n: int = 16, temperature: float = 0.8) -> Strategy:
+def best_of_n(n: int = 16, temperature: float = 1.0) -> Strategy:
     """The sample of highest score (Cobbe et al. 2021)."""
     return _sampled(n, temperature, Argmax())
 
 
-def weighted_vote(n: int = 16, temperature: float = 0.8) -> Strategy:
+def weighted_vote(n: int = 16, temperature: float = 1.0) -> Strategy:
     """The answer whose samples have the highest sum of scores (Li et al. 2023)."""
     return _sampled(n, temperature, WeightedVote(FinalAnswer()))
 
 
 def soft_best_of_n(
-    n: int = 16, score_temperature: float = 0.1, temperature: float = 0.8
+    n: int = 16, score_temperature: float = 0.1, temperature: float = 1.0
 ) -> Strategy:
     """The answer of highest sum of exp(score / score_temperature).
 
@@ -139,7 +143,7 @@ def tree_of_thoughts(
     width: int = 4,
     expand: int = 4,
     depth: int = 12,
-    temperature: float = 0.8,
+    temperature: float = 1.0,
     unit: Unit = "step",
 ) -> Strategy:
     """Beam search over steps by score (Yao et al. 2023, breadth first): of `expand` sampled steps,
@@ -148,7 +152,7 @@ def tree_of_thoughts(
     return Strategy(planner=planner, unit=unit, temperature=temperature, merge=True)
 
 
-def dvts(width: int = 4, expand: int = 4, depth: int = 12, temperature: float = 0.8) -> Strategy:
+def dvts(width: int = 4, expand: int = 4, depth: int = 12, temperature: float = 1.0) -> Strategy:
     """Diverse verifier tree search (Beeching et al. 2024): `width` subtrees, each followed along
     its best step."""
     planner = BeamSearch(width=width, expand=expand, depth=depth, groups=width)
@@ -160,7 +164,7 @@ def lookahead(
     expand: int = 4,
     ahead: int = 2,
     depth: int = 12,
-    temperature: float = 0.8,
+    temperature: float = 1.0,
 ) -> Strategy:
     """Lookahead search (Snell et al. 2024, section 5.2): a beam in which a step is judged by the
     score that it leads to, `ahead` greedy steps later; 0 of them is `tree_of_thoughts`."""
@@ -176,7 +180,7 @@ def lookahead(
         unit="step",
         temperature=temperature,
         merge=True,
-        rollout=Sampling("step", 0.0),
+        rollout=Playing("step", 0.0),
     )
 
 
@@ -204,7 +208,7 @@ def tree_of_thoughts_dfs(
     max_nodes: int = 64,
     prune_below: float | None = 0.3,
     enough: float | None = None,
-    temperature: float = 0.8,
+    temperature: float = 1.0,
 ) -> Strategy:
     """Depth-first search over steps (Yao et al. 2023): a solution whose score falls below
     `prune_below` is given up, one that scores `enough` ends the search."""
@@ -220,7 +224,7 @@ def particle_filter(
     score_temperature: float = 0.1,
     weigh: Literal["gain", "score"] = "gain",
     resample_at: float = 1.0,
-    temperature: float = 0.8,
+    temperature: float = 1.0,
     choose: Literal["best", "vote"] = "vote",
 ) -> Strategy:
     """Sequential Monte Carlo over steps (Puri et al. 2025): solutions multiply and die by score.
@@ -244,7 +248,7 @@ def mcts(
     candidates: int = 4,
     selection: Literal["puct", "uct", "gumbel"] = "puct",
     exploration: float = 1.0,
-    temperature: float = 0.8,
+    temperature: float = 1.0,
     choose: Literal["best", "vote"] = "best",
     leaves: int = 1,
     rollouts: int = 0,
@@ -280,7 +284,7 @@ def mcts(
         unit="step",
         temperature=temperature,
         merge=True,
-        rollout=Sampling("solution", temperature),
+        rollout=Playing("solution", temperature),
     )
 
 
@@ -292,7 +296,7 @@ def rap(
     answers: int = 8,
     weight: float = 0.5,
     exploration: float = 1.0,
-    temperature: float = 0.8,
+    temperature: float = 1.0,
     choose: Literal["best", "vote"] = "vote",
     shots: Sequence[Mapping[str, Any]] = (),
 ) -> Strategy:

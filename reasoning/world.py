@@ -7,6 +7,7 @@ split or tokenised again.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +18,18 @@ from torch import Tensor
 
 from mbrl_core import Model, Proposal, Rng, Tokens, Transition
 from mbrl_core.draws import integers
-from reasoning.engines.base import Completion, Engine, Finish, Request
+from reasoning.engines.base import Completion, Engine, Finish, Request, Sampling
 from reasoning.prompts import encode_ask
 from reasoning.tasks.types import Task
 from reasoning.tasks.words import GSM8K
 
+Separator = Literal["newline", "blank_line"]
+SEPARATORS: dict[Separator, str] = {"newline": "\n", "blank_line": "\n\n"}
+"""What ends a step. Blank lines are never steps of their own: they belong to the step behind."""
+
 
 class Step(NamedTuple):
-    """One line of reasoning."""
+    """One line of reasoning, or one paragraph (see `SEPARATORS`)."""
 
     tokens: tuple[int, ...]
     text: str
@@ -59,6 +64,11 @@ class Thought(NamedTuple):
         return "".join(step.text for step in self.steps)
 
     @property
+    def lines(self) -> list[str]:
+        """The solution so far line by line, with their newlines."""
+        return in_lines(self.text)
+
+    @property
     def tokens(self) -> tuple[int, ...]:
         """Prompt and solution as token ids."""
         return self.prompt + tuple(token for step in self.steps for token in step.tokens)
@@ -67,6 +77,11 @@ class Thought(NamedTuple):
     def answer(self) -> str | None:
         """What a finished solution says, see `Task.answer`; None for an unfinished one."""
         return self.task.answer(self.text) if self.finish == "answered" else None
+
+
+def in_lines(text: str) -> list[str]:
+    """A text cut behind its newlines."""
+    return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 
 Unit = Literal["solution", "step", "list"]
@@ -108,45 +123,44 @@ Failures = dict[tuple[int, ...], str]
 class LanguagePolicy:
     """Samples continuations.
 
-    unit: a whole `solution`; one `step` (up to and including the next newline); or a `list`: all
-        steps that the model lists when the task asks it for possible ones, in one completion (the
-        proposing prompt of Tree of Thoughts, Yao et al. 2023).
-    temperature: 0 always takes the likeliest token.
-    max_tokens: of one continuation; what reaches it is cut and never counts as an answer.
+    unit: a whole `solution`; one `step` (up to and including the next separator); or a `list`: all
+        steps that the model lists when the task asks it for possible ones, one a line, in one
+        completion (the proposing prompt of Tree of Thoughts, Yao et al. 2023).
+    sampling: how tokens are drawn; a continuation that reaches its limit is cut and never counts as
+        an answer. A list is limited as a step is.
     merge: equal candidates become one whose prior is their count (for search; never for voting). In
         a list, blank lines are no candidates then.
+    separator: what ends a step.
     failures: where failed requests are noted. What such a request gives is a candidate that fails.
     """
 
     engine: Engine
     unit: Unit = "step"
-    temperature: float = 0.8
-    max_tokens: int = 256
+    sampling: Sampling = field(default_factory=Sampling)
     merge: bool = False
+    separator: Separator = "newline"
     failures: Failures = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.unit not in get_args(Unit):
             raise ValueError(f"unit must be solution, step or list, not {self.unit!r}")
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, not {self.max_tokens}")
+        check_separator(self.separator)
 
     def propose(self, state: list[Thought], num: int, *, rng: Rng) -> Proposal:
         """See `Policy`. Each sample draws from a seed of its own."""
         if self.unit == "list":
             return self._from_lists(state, num, rng)
         seeds = integers(rng, 2**31 - 1, len(state) * num).tolist()
-        stop = ("\n",) if self.unit == "step" else ()
+        stop = (SEPARATORS[self.separator],) if self.unit == "step" else ()
+        limit = self.sampling.limit(whole=not stop)
         texts = [thought.tokens for thought in state]
         requests = []
         for i, seed in enumerate(seeds):
             text = texts[i // num]
-            room = min(self.max_tokens, self.engine.context - len(text))
+            room = min(limit, self.engine.context - len(text))
             thought = state[i // num]
             key = thought.prompt if stop or thought.steps else None
-            requests.append(Request(text, room, self.temperature, seed, stop, key))
+            requests.append(self.sampling.request(text, room, seed, stop, key))
         # A solution that has filled the context goes no further; a prompt that long is refused.
         full = [r.max_tokens < 1 and bool(state[i // num].steps) for i, r in enumerate(requests)]
         completions = self._completed(requests, full)
@@ -157,8 +171,8 @@ class LanguagePolicy:
         ]
         groups = [options[i : i + num] for i in range(0, len(options), num)]
         proposal = _merged(groups) if self.merge else _listed(groups)
-        drawn = torch.full((len(state),), num)
-        return proposal._replace(tokens=_spent(completions, num), drawn=drawn)
+        tokens = spent([completions[i : i + num] for i in range(0, len(completions), num)])
+        return proposal._replace(tokens=tokens, drawn=torch.full((len(state),), num))
 
     def _from_lists(self, state: list[Thought], num: int, rng: Rng) -> Proposal:
         """The first `num` lines of a list per state, which are candidates of equal priors."""
@@ -167,8 +181,8 @@ class LanguagePolicy:
         for thought, seed in zip(state, seeds, strict=True):
             asked = thought.task.ask_steps(thought.question, thought.text.strip("\n"))
             prompt = encode_ask(self.engine, asked)
-            room = min(self.max_tokens, self.engine.context - len(prompt))
-            requests.append(Request(prompt, room, self.temperature, seed))
+            room = min(self.sampling.limit(whole=False), self.engine.context - len(prompt))
+            requests.append(self.sampling.request(prompt, room, seed))
         completions = self._completed(requests, [request.max_tokens < 1 for request in requests])
         self._note(state, completions)
         options = [self._candidates(completion)[:num] for completion in completions]
@@ -178,7 +192,7 @@ class LanguagePolicy:
             log_prior[row, : len(listed)] = 0.0
         actions = [o for listed in options for o in listed + listed[:1] * (width - len(listed))]
         drawn = torch.tensor(list(map(len, options)))
-        return Proposal(actions, log_prior, _spent(completions, 1), drawn)
+        return Proposal(actions, log_prior, spent([[made] for made in completions]), drawn)
 
     def _candidates(self, completion: Completion) -> list[Continuation]:
         """The lines of a list; where there is none, one candidate that is cut, or has failed."""
@@ -200,7 +214,7 @@ class LanguagePolicy:
     def _completed(self, requests: list[Request], full: list[bool]) -> list[Completion]:
         """The completions of those requests that are not `full`, which are cut."""
         going = [request for request, stays in zip(requests, full, strict=True) if not stays]
-        made = iter(self.engine.generate(going) if going else [])
+        made = iter(completed(self.engine, going))
         return [Completion((), "length", (), 0) if stays else next(made) for stays in full]
 
     def _note(self, state: list[Thought], completions: list[Completion]) -> None:
@@ -210,15 +224,45 @@ class LanguagePolicy:
                 self.failures.setdefault(state[i // each].prompt, completion.reason)
 
     def _continuation(self, completion: Completion, thought: Thought) -> Continuation:
-        """Cut into steps at newlines; nothing is kept after a closing line."""
-        steps = lines_of(self.engine, completion)
-        kept = closed_at(thought, steps)
-        return self._of(steps[:kept], "eos" if kept else completion.finish, completion)
+        """Cut into steps; nothing is kept after a closing line, and no blank lines at the end."""
+        lines = lines_of(self.engine, completion)
+        kept = closed_at(thought, lines)
+        steps = joined(lines[:kept], self.separator)
+        length = sum(len(step.tokens) for step in steps)
+        finish: Finish = "eos" if kept else completion.finish
+        if finish == "stop" and not steps:
+            finish = "length"  # blank lines have used it up
+        return Continuation(tuple(steps), finish, sum(completion.logprobs[:length]))
 
-    def _of(self, steps: list[Step], finish: Finish, completion: Completion) -> Continuation:
-        """A continuation of the first `steps` of a completion."""
-        kept = sum(len(step.tokens) for step in steps)
-        return Continuation(tuple(steps), finish, sum(completion.logprobs[:kept]))
+
+def check_separator(separator: str) -> None:
+    """Raise ValueError on an unknown one."""
+    if separator not in SEPARATORS:
+        raise ValueError(f"separator must be {' or '.join(SEPARATORS)}, not {separator!r}")
+
+
+def completed(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
+    """The completions of requests. One that stops at a separator before anything is said goes on
+    behind it, drawing from a seed of its own, so that no step is blank."""
+    made = engine.generate(requests) if requests else []
+    blank = [
+        i
+        for i, (request, one) in enumerate(zip(requests, made, strict=True))
+        if one.finish == "stop"
+        and not engine.decode(one.tokens).strip()
+        and len(one.tokens) < request.max_tokens
+    ]
+    further = [
+        requests[i]._replace(
+            tokens=requests[i].tokens + made[i].tokens,
+            max_tokens=requests[i].max_tokens - len(made[i].tokens),
+            seed=(requests[i].seed * 48271 + 1) % (2**31 - 1),
+        )
+        for i in blank
+    ]
+    for i, rest in zip(blank, completed(engine, further) if further else [], strict=True):
+        made[i] = made[i].followed_by(rest)
+    return made
 
 
 def lines_of(engine: Engine, completion: Completion) -> list[Step]:
@@ -233,23 +277,39 @@ def lines_of(engine: Engine, completion: Completion) -> list[Step]:
     return steps
 
 
-def closed_at(thought: Thought, steps: Sequence[Step]) -> int | None:
-    """After how many further steps a line closes the solution, after which nothing is kept; None
-    where none does."""
-    lines = [step.text for step in thought.steps]
-    for number, step in enumerate(steps, 1):
-        lines.append(step.text)
-        if "\n" in step.text and thought.task.closed(lines):
+def joined(lines: Sequence[Step], separator: Separator) -> list[Step]:
+    """Lines put together to steps that end in a separator; blank ones belong to the step behind
+    them, and at the end to none."""
+    steps: list[Step] = []
+    begun: list[Step] = []
+    for number, line in enumerate(lines, 1):
+        begun.append(line)
+        text = "".join(part.text for part in begun)
+        if not text.strip() or (SEPARATORS[separator] not in text.lstrip() and number < len(lines)):
+            continue
+        tokens = tuple(token for part in begun for token in part.tokens)
+        steps.append(Step(tokens, text, sum(part.logprob for part in begun)))
+        begun = []
+    return steps
+
+
+def closed_at(thought: Thought, added: Sequence[Step]) -> int | None:
+    """After how many further lines one closes the solution, after which nothing is kept; None where
+    none does."""
+    lines = thought.lines
+    for number, line in enumerate(added, 1):
+        lines.append(line.text)
+        if "\n" in line.text and thought.task.closed(lines):
             return number
     return None
 
 
-def _spent(completions: list[Completion], num: int) -> Tokens:
-    """Tokens of each state [R], whose `num` completions lie side by side."""
-    decoded = torch.tensor([len(c.tokens) + (c.finish == "eos") for c in completions])
-    prefilled = torch.tensor([c.prefilled for c in completions])
-    decoded, prefilled = decoded.view(-1, num).sum(1), prefilled.view(-1, num).sum(1)
-    return Tokens(decoded, prefilled, torch.zeros_like(decoded))
+def spent(made: Sequence[Sequence[Completion]]) -> Tokens:
+    """Tokens generated and prefilled for each state [R], by its completions."""
+    decoded = [sum(len(c.tokens) + (c.finish == "eos") for c in some) for some in made]
+    prefilled = [sum(c.prefilled for c in some) for some in made]
+    none = torch.zeros(len(made), dtype=torch.int64)
+    return Tokens(torch.tensor(decoded), torch.tensor(prefilled), none)
 
 
 def _listed(groups: list[list[Continuation]]) -> Proposal:
@@ -345,7 +405,6 @@ class TextWorld:
     aggregate: Aggregate | None = None
     lm_weight: float = 0.0
     calculator: bool = False
-    max_steps: int = 24
     failures: Failures = field(default_factory=dict, repr=False, compare=False)  # of the scorer
 
     def __post_init__(self) -> None:
@@ -396,7 +455,7 @@ class TextWorld:
         return AGGREGATES[self.aggregate or scorer.aggregate](thought.scores)
 
     def _refuted(self, thought: Thought) -> bool:
-        return thought.task.refuted(thought.question, [step.text for step in thought.steps])
+        return thought.task.refuted(thought.question, thought.lines)
 
     def _scored(self, thought: Thought, scores: tuple[float, ...] | None) -> Thought:
         if scores is None:
@@ -412,18 +471,13 @@ class TextWorld:
         return self.score(thought) if thought.finish == "answered" else 0.0
 
     def _append(self, thought: Thought, action: Continuation) -> Thought:
-        steps = thought.steps + action.steps
-        finish: Ending = "open"
-        closed = bool(action.steps) and thought.task.closed([step.text for step in steps])
-        if action.finish == "eos" or closed:
-            finish = "answered"
-        if action.finish == "length" or (finish == "open" and len(steps) >= self.max_steps):
-            finish = "cut"
-        if action.finish == "failed":
-            finish = "failed"
-        return thought._replace(
-            steps=steps, logprob=thought.logprob + action.logprob, finish=finish
+        grown = thought._replace(
+            steps=thought.steps + action.steps, logprob=thought.logprob + action.logprob
         )
+        if action.finish in ("length", "failed"):
+            return grown._replace(finish="cut" if action.finish == "length" else "failed")
+        closed = bool(action.steps) and thought.task.closed(grown.lines)
+        return grown._replace(finish="answered" if action.finish == "eos" or closed else "open")
 
 
 def text_model(policy: LanguagePolicy, world: TextWorld) -> Model:

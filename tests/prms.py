@@ -68,6 +68,7 @@ def save_prm(family: str, folder: Path) -> Path:
 def _steps(folder: Path) -> Path:
     tokenizer = train_tokenizer(TEXTS, 320)
     config = LlamaConfig(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, **SIZES)
+    config.scorer_family = "steps"
     return _saved(LlamaForCausalLM(config), tokenizer, folder / "tiny")
 
 

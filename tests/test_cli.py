@@ -14,6 +14,7 @@ from configs import cli
 from configs.checks import accepts, describe, expected_type
 from configs.help import program_arguments, read_comments
 from configs.sweeps import Job, Local, Ray, Runner
+from reasoning.reasoner import Reasoner
 
 COMMANDS = {
     "control_train": "control.train:train",
@@ -291,8 +292,8 @@ def test_a_sweep_that_cannot_be_is_refused_before_it_starts(argv, sentence, caps
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_every_strategy_is_built_with_its_parameters_default_types(strategy):
-    """As the code has it by itself, but for what the command's own options say."""
+def test_every_strategy_is_built_with_its_parameters_defaults(strategy):
+    """As the code has it by itself."""
     built = []
 
     def evaluate(*, strategy: Any, arguments: dict[str, Any]) -> None:
@@ -303,10 +304,20 @@ def test_every_strategy_is_built_with_its_parameters_default_types(strategy):
     function = pkgutil.resolve_name(options.pop("_target_"))
     parameters = inspect.signature(function).parameters
     assert set(options) == set(parameters)
-    given = {"temperature": 1.0} if "temperature" in parameters else {}
-    given |= {name: 16 for name in ("n", "particles") if name in parameters}
     if strategy != "receding":  # says how to search
-        assert made == function(**given)
+        assert made == function()
+
+
+@pytest.mark.parametrize("entry", ["evals_reasoning", "scaling"])
+def test_python_and_the_command_line_have_the_same_defaults(entry):
+    called = pkgutil.resolve_name(COMMANDS[entry])
+    options = cli.compose(entry, [], called).options
+    parameters = inspect.signature(Reasoner).parameters
+    shared = (set(parameters) & set(options)) - {"task", "engine", "strategy", "scorer"}
+    assert {"calculator", "max_tokens", "top_p", "separator", "lm_weight"} <= shared
+    for name in shared:
+        assert options[name] == parameters[name].default, name
+        assert options[name] == inspect.signature(called).parameters[name].default, name
 
 
 @pytest.mark.parametrize(("strategy", "idle"), [("greedy", True), ("best_of_n", False)])

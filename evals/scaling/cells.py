@@ -13,6 +13,7 @@ from configs.cli import UsageError, call
 from evals.records import SUMMARY, check_format, load_run, write_atomically
 from evals.scaling.curves import SOFT, SPENT, Parameters, Record
 from reasoning.rap_forms import Operations, Questions
+from reasoning.world import SEPARATORS, Separator
 
 SWEEP = "scaling.json"
 CHOOSING = "compute_optimal"  # reads off the other cells what each question's difficulty asks for
@@ -249,16 +250,17 @@ TREES: dict[str, Options] = {
 where so few do not pay for a step."""
 
 
-def unit_of(records: Sequence[Record]) -> Unit:
+def unit_of(records: Sequence[Record], separator: Separator = "newline") -> Unit:
     """What a whole solution takes, measured on a run of whole samples.
 
-    A step is a line. Raises ValueError where nothing was answered.
+    Raises ValueError where nothing was answered.
     """
     samples = [sample for record in records for sample in record["samples"]]
     if not samples:
         raise ValueError("no problem was answered: there is nothing to measure a solution on")
-    lines = sum(len(sample["text"].strip().split("\n")) for sample in samples)
-    return Unit(lines / len(samples), sum(r["tokens"] for r in records) / len(samples))
+    ends = SEPARATORS[separator]
+    steps = sum(bool(s.strip()) for sample in samples for s in sample["text"].split(ends))
+    return Unit(steps / len(samples), sum(r["tokens"] for r in records) / len(samples))
 
 
 def option_text(name: str, value: Any) -> str:

@@ -37,7 +37,7 @@ from reasoning.embedded import folder_of
 from reasoning.engines import EngineKind
 from reasoning.scorers import JUDGES
 from reasoning.strategies import best_of_n
-from reasoning.world import Aggregate, check_lm_weight
+from reasoning.world import Aggregate, Separator, check_lm_weight
 
 Say = Callable[[str], None]
 
@@ -63,6 +63,11 @@ def scaling(
     lm_weight: float = 0.0,
     temperature: float = 1.0,
     max_tokens: int = 256,
+    step_tokens: int | None = None,
+    top_p: float = 1.0,
+    top_k: int | None = None,
+    min_p: float = 0.0,
+    separator: Separator = "newline",
     shots: int = 0,
     shots_data: str | None = None,
     engine: EngineKind = "transformers",
@@ -83,8 +88,9 @@ def scaling(
 
     Args:
         task, model, scorer, data, split, limit, steps, calculator, aggregate, lm_weight,
-        temperature, max_tokens, shots, shots_data, engine, engine_options, scorer_engine,
-        scorer_options, group, groups, seed: of every cell, see `evals.reasoning`.
+        temperature, max_tokens, step_tokens, top_p, top_k, min_p, separator, shots, shots_data,
+        engine, engine_options, scorer_engine, scorer_options, group, groups, seed: of every cell,
+        see `evals.reasoning`.
         strategies: which to compare; those over whole samples are read off one run of the largest
             budget.
         budgets: sizes per problem, in whole solutions, rising.
@@ -110,7 +116,8 @@ def scaling(
         "task": task, "model": model, "scorer": scorer, "data": data, "split": split,
         "limit": limit, "steps": steps, "calculator": calculator, "aggregate": aggregate,
         "lm_weight": lm_weight, "temperature": temperature, "max_tokens": max_tokens,
-        "shots": shots, "shots_data": shots_data,
+        "step_tokens": step_tokens, "top_p": top_p, "top_k": top_k, "min_p": min_p,
+        "separator": separator, "shots": shots, "shots_data": shots_data,
         "engine": engine, "engine_options": dict(engine_options or {}),
         "scorer_engine": scorer_engine, "scorer_options": dict(scorer_options or {}),
         "group": group, "groups": groups, "seed": seed,
@@ -146,7 +153,7 @@ def scaling(
     with Crew(runner=reasoning.placed(runner, workers, cpus, gpus, address)) as crew:
         for cell in first:
             _run(folder, cell, shared, crew, say)
-        unit = unit_of(load_run(folder / first[-1].name)[1])
+        unit = unit_of(load_run(folder / first[-1].name)[1], separator)
         trees = tree_cells(strategies, budgets, by, unit, say, options)
         sweep = sweep._replace(cells=[*first, *trees])
         save_sweep(folder, sweep)

@@ -109,7 +109,7 @@ class BeamSearch:
     def _shares(self, world: World) -> int:
         """Among how many groups the root's candidates are dealt out: those that can be paid for."""
         limit = world.budget.proposals
-        each = self.expand * (1 + self._ahead().steps)
+        each = self.expand * (1 + self._ahead().proposals(world))
         return self.groups if limit is None else min(self.groups, max(1, limit // each))
 
     def _level(
@@ -129,7 +129,7 @@ class BeamSearch:
         pool = torch.zeros(wide, dtype=torch.int64, device=world.device)
         held = torch.zeros(wide, dtype=torch.bool, device=world.device)
         pool[:, :, 0], held[:, :, 0] = beam, present & ~growing
-        ahead = 1 + self._ahead().steps  # what comes with each candidate
+        ahead = 1 + self._ahead().proposals(world)  # what comes with each candidate
         paid = _first(growing, world.left("proposals"), asked_for * ahead)
         root, place = paid.nonzero(as_tuple=True)
         if len(root):

@@ -253,10 +253,11 @@ class Grove:
         """Whether the budget allows to evaluate the roots by rollouts and a simulation after that;
         never where tokens are limited, since nobody knows how many a rollout takes."""
         assert self.rollouts is not None
-        steps, world = self.rollouts.steps, self.world
+        world, steps = self.world, self.rollouts.steps
         if world.budget.tokens is not None:
             return False
-        both = {"steps": 2 * steps + 1, "proposals": 2 * steps + self.candidates}
+        drawn = self.rollouts.proposals(world)
+        both = {"steps": 2 * steps + 1, "proposals": 2 * drawn + self.candidates}
         fits = bool(world.within_budget(**both).all())
         return fits and world.calls_left(2 * self.rollouts.calls + 4)
 

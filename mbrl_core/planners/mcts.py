@@ -176,11 +176,14 @@ class MCTS:
         if world.unlimited:
             return np.full(world.roots, at_once)
         rollouts = Rollouts(self.rollouts, self.rollout_depth)
-        ahead, calls = rollouts.steps, 2 + (rollouts.calls if self.rollouts else 0)
+        calls = 2 + (rollouts.calls if self.rollouts else 0)
         if not world.calls_left(calls + (world.model.value is not None)):
             return np.zeros(world.roots, np.int64)
         number = at_once * world.within_budget().long()
-        each = {"steps": 1 + ahead, "proposals": self.candidates + ahead}
+        each = {
+            "steps": 1 + rollouts.steps,
+            "proposals": self.candidates + rollouts.proposals(world),
+        }
         for unit, amount in each.items():
             left = world.left(unit)
             if left is not None:

@@ -35,8 +35,12 @@ class Rollouts(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """Model steps, and candidates drawn, that one state may take."""
+        """Model steps that one state may take."""
         return self.samples * self.depth
+
+    def proposals(self, world: World) -> int:
+        """Candidates drawn that one state may take."""
+        return self.steps * world.rollout_draws
 
     @property
     def calls(self) -> int:

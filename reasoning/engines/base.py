@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
@@ -26,6 +27,62 @@ class Request(NamedTuple):
     stop: tuple[str, ...] = ()  # ends with the first token that completes one of these, kept
     cache_key: tuple[int, ...] | None = None  # of texts that go on from each other, as in a search:
     # an engine may keep under it what it computes
+    top_p: float = 1.0  # as of `Sampling`, and so are the next two
+    top_k: int | None = None
+    min_p: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn, and how many.
+
+    temperature: 0 takes the likeliest token.
+    top_p: only from the likeliest tokens that have this probability together (nucleus sampling,
+        Holtzman et al. 2020); 1: from all.
+    top_k: only from so many likeliest ones; None: from all.
+    min_p: only from those that have at least this share of the likeliest one's probability (Nguyen
+        et al. 2025); 0: from all.
+    max_tokens: of a whole solution, or of what completes one.
+    step_tokens: of a step; None: as many.
+
+    Tokens are left out behind the temperature, by top_k, top_p and min_p in this order, as
+    `transformers` has it. Raises ValueError on what cannot be.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    min_p: float = 0.0
+    max_tokens: int = 256
+    step_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be 0 or more, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p must be between 0 and 1, not {self.min_p}")
+        for name in ("top_k", "max_tokens", "step_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+
+    def limit(self, *, whole: bool) -> int:
+        """Tokens at most of a `whole` solution, or of a step."""
+        return self.max_tokens if whole or self.step_tokens is None else self.step_tokens
+
+    def request(
+        self,
+        tokens: tuple[int, ...],
+        max_tokens: int,
+        seed: int,
+        stop: tuple[str, ...] = (),
+        cache_key: tuple[int, ...] | None = None,
+    ) -> Request:
+        """A request that draws so."""
+        drawn = self.top_p, self.top_k, self.min_p
+        return Request(tokens, max_tokens, self.temperature, seed, stop, cache_key, *drawn)
 
 
 class Completion(NamedTuple):
@@ -41,6 +98,16 @@ class Completion(NamedTuple):
     def logprob(self) -> float:
         """Log-probability of all that was drawn."""
         return sum(self.logprobs)
+
+    def followed_by(self, more: Completion) -> Completion:
+        """The two as one, `more` being generated behind this one, which did not end the text."""
+        return Completion(
+            self.tokens + more.tokens,
+            more.finish,
+            self.logprobs + more.logprobs,
+            self.prefilled + more.prefilled,
+            more.reason,
+        )
 
 
 def failure(reason: str) -> Completion:

@@ -45,6 +45,7 @@ class OpenAIEngine(Vocabulary):
     over them evenly where they are not the server's. Such servers do not tell which of two reasons
     ended a completion and cut the stop string off, so that none is sent: a step costs as much as
     the whole rest of its solution. Scores need options among the five likeliest tokens there.
+    top_k and min_p are sent where they are asked for: OpenAI's own servers have neither.
 
     Raises EngineError where the server cannot be reached, and what `Vocabulary` raises.
     """
@@ -106,16 +107,17 @@ class OpenAIEngine(Vocabulary):
             "prompt": self._prompt(request.tokens),
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
-            "top_p": 1.0,
+            "top_p": request.top_p,
             "seed": request.seed,
             "logprobs": 1,
         }
         if self.ids:
             body |= {"return_token_ids": True, "include_stop_str_in_output": True}
             # Else the server takes these from the model's generation_config.json.
-            body |= {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+            body |= {"top_k": request.top_k or 0, "min_p": request.min_p, "repetition_penalty": 1.0}
             body |= {"stop": list(request.stop)} if request.stop else {}
-        return body
+            return body
+        return body | _asked_for(request, "top_k", "min_p")
 
     def _prompt(self, tokens: tuple[int, ...]) -> list[int] | str:
         if self.ids:
@@ -211,7 +213,8 @@ class ChatEngine:
     gives none. A stop string is not sent but cut at, and a step costs as much as the whole rest of
     its solution. To go on from a step the server must be able to continue a message
     (`continue_final_message`, as vLLM and SGLang); others answer whole questions only, and
-    requests that go on are refused. There are no scores.
+    requests that go on are refused. There are no scores. Of top_p, top_k and min_p only what is
+    asked for is sent; for the rest the server does as its model's configuration says.
     """
 
     context = 2**31
@@ -271,6 +274,7 @@ class ChatEngine:
             "temperature": request.temperature,
             "seed": request.seed,
             "logprobs": True,
+            **_asked_for(request, "top_p", "top_k", "min_p"),
             **(goes_on if begun else {}),
             **self.more,
         }
@@ -306,6 +310,13 @@ class ChatEngine:
     def close(self) -> None:
         """See `Engine`."""
         self.client.close()
+
+
+def _asked_for(request: Request, *names: str) -> dict[str, Any]:
+    """Those of the named options of sampling that are not as they would be by themselves: not every
+    server knows them."""
+    values = {name: getattr(request, name) for name in names}
+    return {n: value for n, value in values.items() if value != Request._field_defaults[n]}
 
 
 ROLES = ("system", "user", "assistant")

@@ -51,7 +51,8 @@ class ScriptedEngine:
         return "".join(map(chr, tokens))
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """See `Engine`. Temperature 0 takes the heaviest continuation, the first of equals."""
+        """See `Engine`. Temperature 0 takes the heaviest continuation, the first of equals; top_p,
+        top_k and min_p leave out none, since continuations are no tokens."""
         self._count(len(requests))
         seen: set[tuple[int, ...]] = set()
         completions = []

@@ -381,6 +381,7 @@ class _Rows:
         ).to(device)
         temperatures = torch.tensor([request.temperature for request in requests])
         self.temperature = temperatures.to(device).unsqueeze(1)
+        self.truncation = _truncation(requests, engine.marks(()).shape[0], device)
         stops = list(dict.fromkeys(request.stop for request in requests))
         self.marks = torch.stack([engine.marks(stop) for stop in stops])
         self.stop = torch.tensor([stops.index(r.stop) for r in requests], device=device)
@@ -418,11 +419,15 @@ class _Rows:
     def _sample(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         logprob = logits.log_softmax(-1)
         temperature = self.temperature[self.index]
-        heated = torch.softmax(logits / temperature.clamp(min=1e-6), -1).cumsum(-1)
+        warped = logits / temperature.clamp(min=1e-6)
+        if self.truncation is not None:
+            warped = truncated(warped, *(part[self.index] for part in self.truncation))
+        heated = torch.softmax(warped, -1).cumsum(-1)
         draw = self.draws[self.index, self.length].unsqueeze(1) * heated[:, -1:]
         drawn = torch.searchsorted(heated, draw, right=True).clamp(max=logits.shape[1] - 1)
         best = logits.argmax(-1, keepdim=True)
-        chosen = torch.where(temperature > 0, drawn, best)
+        kept = warped.gather(1, drawn) > -torch.inf  # rounding may end on a token that is left out
+        chosen = torch.where((temperature > 0) & kept, drawn, best)
         return chosen.squeeze(1), logprob.gather(1, chosen).squeeze(1)
 
     def _closed(self, i: int) -> bool:
@@ -451,6 +456,42 @@ class _Rows:
                 done, self.tokens.tolist(), self.logprobs.tolist(), strict=True
             )
         ]
+
+
+class Truncation(NamedTuple):
+    """Of which tokens each of n rows draws, see `Sampling`."""
+
+    top_p: Tensor  # [n, 1]
+    top_k: Tensor  # int64 [n, 1]
+    min_p: Tensor  # [n, 1]
+
+
+def _truncation(
+    requests: Sequence[Request], vocabulary: int, device: torch.device
+) -> Truncation | None:
+    """That of a batch; None where all of its requests draw from all tokens."""
+    if all((r.top_p, r.top_k, r.min_p) == (1.0, None, 0.0) for r in requests):
+        return None
+    top_k = [min(r.top_k or vocabulary, vocabulary) for r in requests]
+    parts = [r.top_p for r in requests], top_k, [r.min_p for r in requests]
+    return Truncation(*(torch.tensor(part, device=device).unsqueeze(1) for part in parts))
+
+
+def truncated(logits: Tensor, top_p: Tensor, top_k: Tensor, min_p: Tensor) -> Tensor:
+    """Logits [n, V], behind the temperature, -inf where a token is left out (see `Truncation`).
+
+    As `TopKLogitsWarper`, `TopPLogitsWarper` and `MinPLogitsWarper` of `transformers` one after the
+    other, each of which keeps at least the likeliest token.
+    """
+    rising, order = logits.sort(dim=-1, stable=True)  # equal ones are cut alike in any batch
+    least = rising.gather(1, rising.shape[1] - top_k)
+    rising = rising.masked_fill(rising < least, -torch.inf)
+    below = rising.softmax(-1).cumsum(-1) <= 1 - top_p  # the probability up to here can be spared
+    below[:, -1] = False
+    rising = rising.masked_fill(below & (top_p < 1), -torch.inf)
+    share = rising.softmax(-1)
+    rising = rising.masked_fill(share < min_p * share[:, -1:], -torch.inf)
+    return torch.empty_like(logits).scatter_(1, order, rising)
 
 
 def _load(name: str, dtype: str | None, device: torch.device) -> Any:

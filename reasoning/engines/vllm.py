@@ -162,6 +162,9 @@ class VLLMEngine(Vocabulary):
             return SamplingParams(
                 max_tokens=request.max_tokens,
                 temperature=request.temperature,
+                top_p=request.top_p,
+                top_k=request.top_k or 0,
+                min_p=request.min_p,
                 seed=request.seed,
                 stop=strings,
                 stop_token_ids=tokens,

@@ -182,7 +182,8 @@ class SkyworkPRM(ReadingScorer):
     github.com/SkyworkAI/skywork-o1-prm-inference, model_utils/io_utils.py).
 
     The begin-of-text token, the question, a newline, and the steps, each closed by a newline; there
-    the sigmoid of a value head is read. The authors name no aggregate: the mean is the usual one.
+    the sigmoid of a value head is read (of a step of several lines, at the last one). The authors
+    name no aggregate: the mean is the usual one.
 
     Raises ValueError where a newline is not one token.
     """
@@ -199,11 +200,11 @@ class SkyworkPRM(ReadingScorer):
         tokens = list(self.engine.encode(f"{self.start}{thought.question}\n"))
         head, places = len(tokens), []
         for step in thought.steps:
-            said = step.text.strip("\n")
-            text = self.plain(said)
-            if text is None or "\n" in said:
-                return None
-            tokens += [*text, self.newline]
+            for line in filter(str.strip, step.text.split("\n")):
+                text = self.plain(line)
+                if text is None:
+                    return None
+                tokens += [*text, self.newline]
             places.append(len(tokens) - 1)
         return _of(tokens, places, new, head)
 

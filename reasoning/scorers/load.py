@@ -8,12 +8,12 @@ from typing import Any, get_args
 
 from reasoning.engines.base import Engine
 from reasoning.engines.load import EngineKind, load_engine, naming_options
-from reasoning.engines.vocabulary import load_tokenizer, unavailable
+from reasoning.engines.vocabulary import unavailable
 from reasoning.scorers.base import ReadingScorer
 from reasoning.scorers.families import FAMILIES, WITH_HEAD, Family
 
 SUPPORTED = (
-    "the embedded scorer's format (a causal model with the special token <step>), Math-Shepherd, "
+    "the embedded scorer's format (whose config.json says scorer_family: steps), Math-Shepherd, "
     "RLHFlow's PRMs, Qwen2.5-Math-PRM, Skywork-o1-Open-PRM, and outcome reward models (sequence "
     "classification with one label, Qwen2ForRewardModel)"
 )
@@ -45,11 +45,14 @@ def load_prm(
 
 
 def family_of(name: str) -> Family:
-    """The family of a checkpoint by its architecture, special tokens and name.
+    """The family of a checkpoint: what its configuration says it is (`scorer_family`, which
+    `reasoning.training.scorer` writes), else by its architecture and name.
 
     Raises ValueError, with what is supported, where it belongs to none.
     """
     config = _config(name)
+    if told := _named(config.get("scorer_family")):
+        return told
     (architecture,) = (config.get("architectures") or ["none"])[:1]
     called = f"{name} {config.get('_name_or_path', '')}".lower()
     labels = len(config.get("id2label") or ()) or config.get("num_labels", 2)
@@ -66,8 +69,6 @@ def family_of(name: str) -> Family:
             return "math_shepherd"
         if "rlhflow" in called and "prm" in called:
             return "rlhflow"
-        if "<step>" in load_tokenizer(name).all_special_tokens:
-            return "steps"
     raise ValueError(
         f"{name} ({architecture}) is no scorer known here; supported are {SUPPORTED}. A copy of "
         f"one under another name is told by the option family: {', '.join(FAMILIES)}"

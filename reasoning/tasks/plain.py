@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from reasoning.grading import GRADERS, Grade, extract_numeric, shortest
+from reasoning.grading import (
+    Grade,
+    extract_numeric,
+    one_number,
+    same_number,
+    shortest,
+    unshared,
+)
 from reasoning.prompts import Prompt, Shot
 from reasoning.tasks.files import Source, load_records, name_of, steps_of, text_of
 from reasoning.tasks.math500 import boxed, equals, merged
@@ -19,9 +26,8 @@ _LEADS = (
     re.compile(r"####(.*)"),
     re.compile(r"(?i)(?<![a-z])answer[*_]*(?:\s+is\b[*_]*\s*:?|\s*:)[*_]*\s*(.*)"),
 )
-_DIGITS = r"[-+]?\$?\s?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)\s?%?"
-_NUMBER = re.compile(_DIGITS)
-_COUNTED = re.compile(rf"({_DIGITS})(?:\s+[^\W\d_]{{2,}})+")
+_ALONE = re.compile(r"[-−+\d.,$€£₹%eE/\\\s]+")  # what a number is written with
+_COUNTED = re.compile(r"(.*?\d[\d.,%]*)(?:\s+[^\W\d_]{2,})+")
 _LATEX = re.compile(r"[\\^$=]")
 _FORMULA = re.compile(r"(?:[\d\s.,+*/()\[\]{}-]|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z]))+")
 _EMPHASIS = re.compile(r"^([*_]{1,3})(.+)\1$")
@@ -51,7 +57,7 @@ def _bare(text: str) -> str:
 def number_of(answer: str) -> str | None:
     """A number in its shortest form; None for what is more, or other, than one number."""
     answer = re.sub(r"^\$+(.*?)\$+$", r"\1", answer.strip()).strip()
-    found = extract_numeric(answer) if _NUMBER.fullmatch(answer) else None
+    found = one_number(answer) if _ALONE.fullmatch(answer) else None
     return None if found is None else shortest(found)
 
 
@@ -74,8 +80,9 @@ def is_formula(answer: str) -> bool:
 class Plain(Task):
     """Lines ``{"question": ..., "answer": ...}``, where there is one with an id and a solution.
 
-    A right answer that is a number is compared as a number, any other as text without case and
-    articles, and where it is a formula by math-verify.
+    A right answer that is a number is compared as a number with what says one number, "12 eggs" or
+    "50%"; anything else as text without case and articles, and where it is a formula by
+    math-verify.
     """
 
     name: ClassVar[str] = "jsonl"
@@ -109,20 +116,20 @@ class Plain(Task):
 
     def same(self, answer: str, problem: Problem) -> Grade:
         """See `Task`."""
-        number = number_of(problem.answer)
-        if number is not None:
-            # Where nothing more is said, "12 eggs" is 12.
-            return Grade(answer, bool(GRADERS["numeric"](answer, number).correct))
+        wanted = number_of(problem.answer)
+        said = None if wanted is None else one_number(answer)
+        if wanted is not None and said is not None:
+            return Grade(answer, same_number(said, wanted))
         if plain_text(answer) == plain_text(problem.answer):
             return Grade(answer, True)
-        if is_formula(problem.answer):
-            return equals(problem.answer.strip("$"), answer.strip("$"))
+        if is_formula(problem.answer if wanted is None else answer):
+            return equals((wanted or problem.answer).strip("$"), answer.strip("$"))
         return Grade(answer, False)
 
     def votes(self, texts: Sequence[str]) -> list[str | None]:
         """See `Task`. Formulas that are equal vote together, and so do texts but for case, and "5
         apples" with 5 where that is said, too."""
-        given = super().votes(texts)
+        given = unshared(super().votes(texts))
         answers: list[str | None] = []
         spelt: dict[str, str] = {}
         for said in given:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from reasoning.grading import GRADERS, Grade, Grader, extract_numeric, shortest
+from reasoning.grading import GRADERS, Grade, Grader, extract_numeric, shortest, unshared
 from reasoning.prompts import Prompt, Shot
 from reasoning.tasks.generator import generate_problems
 from reasoning.tasks.gsm8k import load_gsm8k
@@ -29,6 +29,10 @@ class WordTask(Task):
     def same(self, answer: str, problem: Problem) -> Grade:
         """See `Task`: equal as numbers."""
         return GRADERS["numeric"](answer, problem.answer)
+
+    def votes(self, texts: Sequence[str]) -> list[str | None]:
+        """See `Task`. A percentage votes with the number that it stands for where that is said."""
+        return unshared(super().votes(texts))
 
     @property
     def graders(self) -> Mapping[str, Grading]:

@@ -172,6 +172,7 @@ def deepen(lm: LlamaForCausalLM, extra: int) -> LlamaForCausalLM:
     """
     config = copy.deepcopy(lm.config)
     config.num_hidden_layers += extra
+    config.scorer_family = "steps"  # as `reasoning.scorers.family_of` asks
     model = LlamaForCausalLM(config).float()
     model.load_state_dict(lm.state_dict(), strict=False)
     for layer in list(model.model.layers)[lm.config.num_hidden_layers :]:

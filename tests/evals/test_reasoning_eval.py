@@ -19,9 +19,16 @@ from evals.reasoning import (
 from evals.runner import Crew
 from mbrl_core import Budget
 from reasoning.difficulty import Choice, ComputeOptimal, Fitted
-from reasoning.engines import ScriptedEngine
+from reasoning.engines import ScriptedEngine, TransformersEngine
 from reasoning.reasoner import Reasoner
-from reasoning.strategies import best_of_n, greedy, mcts, rap, tree_of_thoughts
+from reasoning.strategies import (
+    best_of_n,
+    greedy,
+    mcts,
+    rap,
+    self_consistency,
+    tree_of_thoughts,
+)
 from reasoning.tasks import Problem, generate_problems
 from tests.evals.commands import killed_and_resumed, records_of, summary_of, timeless
 from tests.language import Checker, save_tiny_model, scripted, total_of
@@ -75,6 +82,30 @@ def test_records_hold_enough_to_recompute_the_summary(options, tmp_path):
         assert record["value"] == best
         assert record["text"] in [s["text"] for s in record["samples"] if s["value"] == best]
         assert record["prefilled"] > 0 and record["scored"] == 0 and record["tokens"] > 4
+
+
+@pytest.mark.filterwarnings("ignore:.* no candidate of roots:RuntimeWarning")
+def test_one_token_to_draw_from_makes_all_samples_the_greedy_solution(options, tmp_path):
+    assert run(options("limit=2", "top_k=1", "n=3")) == 0
+    assert run(options("limit=2", "strategy=greedy", out="greedy")) == 0
+    for drawn, first in zip(
+        records_of(tmp_path / "run"), records_of(tmp_path / "greedy"), strict=True
+    ):
+        assert [sample["text"] for sample in drawn["samples"]] == [first["text"]] * 3
+        assert drawn["samples"][0]["logprob"] == pytest.approx(first["samples"][0]["logprob"])
+
+
+def test_python_draws_what_the_command_draws(options, model, tmp_path):
+    """Its defaults are the same; groups are, so that roundings are."""
+    assert run(options("limit=2", "strategy=self_consistency")) == 0
+    problems = generate_problems("test", 2, (3, 5), 0)
+    reasoner = Reasoner(
+        engine=TransformersEngine(model), strategy=self_consistency(n=4), max_tokens=100
+    )
+    found = reasoner([p.question for p in problems], ids=[p.id for p in problems])
+    records = records_of(tmp_path / "run")
+    assert [record["text"] for record in records] == [answer.text for answer in found]
+    assert [record["tokens"] for record in records] == [answer.tokens for answer in found]
 
 
 def test_a_finished_run_is_left_as_it_is(options, tmp_path, capsys):
@@ -163,6 +194,10 @@ def test_a_wrong_command_line_exits_with_2_and_names_the_nearest(
         ("budget.tokens=9", "this strategy samples whole solutions in one go: limit their number"),
         ("model=run/nowhere/at/all", "cannot load a causal language model"),
         ("aggregate=sum", "aggregate"),
+        ("top_p=0", "top_p must be above 0 and at most 1, not 0"),
+        ("step_tokens=0", "step_tokens must be at least 1, not 0"),
+        ("separator=tab", "separator"),
+        ("scorer=embedded scorer_options={family:stepz}", "did you mean 'steps'"),
         ("lm_weight=2", "lm_weight must be between 0 and 1, not 2"),
         ("lm_weight=0.5 scorer=null", "weighs the model's own probability against a scorer's word"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mbrl_core.testing import check_model, check_planner
+from reasoning.engines.base import Sampling
 from reasoning.strategies import (
     Strategy,
     best_of_n,
@@ -58,6 +59,6 @@ def test_text_keeps_the_contract_of_models(unit, merge, scorer):
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
 def test_strategies_keep_the_contract_of_planners(strategy):
     policy = LanguagePolicy(
-        scripted(), strategy.unit, temperature=strategy.temperature, merge=strategy.merge
+        scripted(), strategy.unit, Sampling(strategy.temperature), merge=strategy.merge
     )
     check_planner(strategy.planner, text_model(policy, TextWorld(Checker())), questions())

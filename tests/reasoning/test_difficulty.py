@@ -46,7 +46,7 @@ EASY = Choice(self_consistency(n=6))
 
 
 def choosing(*choices: Choice, edges=(), probe: int = 4, by="score") -> ComputeOptimal:
-    return ComputeOptimal(probe=probe, temperature=0.8, by=by, edges=edges, choices=choices)
+    return ComputeOptimal(probe=probe, temperature=1.0, by=by, edges=edges, choices=choices)
 
 
 def asking(strategy, engine=None) -> Reasoner:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import random
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
 from transformers.cache_utils import DynamicCache
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
+from mbrl_core import generator
 from reasoning.engines import (
     Completion,
     Engine,
     Fill,
     Request,
+    Sampling,
     ScoreRequest,
     ScriptedEngine,
     TransformersEngine,
 )
 from reasoning.engines.cache import KEYWORD, RoomyLayer, make_cache
 from reasoning.engines.prefixes import Prefixes
-from reasoning.engines.transformers import _states
+from reasoning.engines.transformers import _states, truncated
 from tests.language import recite, save_tiny_model, scripted
 
 TEMPLATE = "{% for m in messages %}<s>[{{ m.role }}] {{ m.content }}{% endfor %} [assistant] "
@@ -60,6 +67,15 @@ def prompts(engine: Engine) -> list[tuple[int, ...]]:
 
 def mixed_requests(engine: Engine) -> list[Request]:
     """Requests that differ in everything, equal prompts among them."""
+    some = Sampling(1.3, top_p=0.9, top_k=20, min_p=0.01)
+    return [
+        *(some.request(prompt, 12, 50 + i) for i, prompt in enumerate(prompts(engine))),
+        *_all_tokens(engine),
+    ]
+
+
+def _all_tokens(engine: Engine) -> list[Request]:
+    """Those of `mixed_requests` that draw from all tokens."""
     return [
         Request(prompt, max_tokens, temperature, seed, stop)
         for seed, (prompt, max_tokens, temperature, stop) in enumerate(
@@ -198,6 +214,74 @@ def test_samples_follow_the_distribution(folder):
     seen = first.bincount(minlength=len(expected)).float()
     seen, expected = (torch.cat([x[top], (x.sum() - x[top].sum())[None]]) for x in (seen, expected))
     assert ((seen - expected) ** 2 / expected).sum() < 32.9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tokens_are_left_out_as_by_the_warpers_of_transformers(seed):
+    """Each row by options of its own. Of equal logits top_p keeps some, and which is not said; the
+    others keep all or none."""
+    options = list(product([1.0, 0.95, 0.5, 1e-3], [None, 1, 5, 40, 500], [0.0, 0.05, 0.5, 1.0]))
+    logits = 3 * torch.randn(len(options), 200, generator=generator(seed))
+    top_p, top_k, min_p = zip(*options, strict=True)
+    logits[: top_p.count(1.0), :60] = logits[: top_p.count(1.0), :60].round()
+    ours = truncated(
+        logits,
+        torch.tensor(top_p).unsqueeze(1),
+        torch.tensor([min(k or 200, 200) for k in top_k]).unsqueeze(1),
+        torch.tensor(min_p).unsqueeze(1),
+    )
+    for row, (p, k, least) in enumerate(options):
+        theirs = logits[row : row + 1]
+        warpers = [] if k is None else [TopKLogitsWarper(k)]
+        warpers += [TopPLogitsWarper(p)] if p < 1 else []
+        for warp in [*warpers, MinPLogitsWarper(least)]:
+            theirs = warp(None, theirs)
+        assert torch.equal(ours[row], theirs[0]), options[row]
+
+
+def test_samples_come_from_the_tokens_that_are_kept(folder):
+    """Chi-square over the kept tokens; and log-probabilities are the unmodified model's."""
+    engine = TransformersEngine(folder, max_batch=5000, device="cpu")
+    prompt, number = prompts(engine)[1], 3000
+    asked = Sampling(0.9, top_p=0.8, top_k=12, min_p=0.02)
+    drawn = engine.generate([asked.request(prompt, 1, seed) for seed in range(number)])
+    plain = logprobs_of(engine, prompt)[-1]
+    warped = TopKLogitsWarper(12)(None, (plain / 0.9).unsqueeze(0))
+    warped = MinPLogitsWarper(0.02)(None, TopPLogitsWarper(0.8)(None, warped))[0]
+    seen = torch.tensor([one.tokens[0] if one.tokens else 2 for one in drawn]).bincount(
+        minlength=len(plain)
+    )
+    kept = warped > -torch.inf
+    assert 2 <= kept.sum() <= 12 and seen[~kept].sum() == 0
+    expected = warped[kept].softmax(0) * number
+    degrees = int(kept.sum()) - 1
+    assert ((seen[kept] - expected) ** 2 / expected).sum() < degrees + 5 * (2 * degrees) ** 0.5
+    wanted = [plain[one.tokens[0] if one.tokens else 2].item() for one in drawn]
+    assert [one.logprobs[0] for one in drawn] == pytest.approx(wanted, abs=1e-3)
+
+
+def test_one_token_kept_is_the_likeliest(engine):
+    prompt = prompts(engine)[0]
+    (greedy,) = engine.generate([Request(prompt, 20, 0.0, 0)])
+    for asked in (Sampling(top_k=1), Sampling(top_p=1e-6), Sampling(min_p=1.0)):
+        (made,) = engine.generate([asked.request(prompt, 20, 3)])
+        assert made.tokens == greedy.tokens
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"temperature": -0.1}, "temperature must be 0 or more, not -0.1"),
+        ({"top_p": 0.0}, "top_p must be above 0 and at most 1, not 0.0"),
+        ({"top_k": 0}, "top_k must be at least 1, not 0"),
+        ({"min_p": 1.5}, "min_p must be between 0 and 1, not 1.5"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1, not 0"),
+        ({"step_tokens": 0}, "step_tokens must be at least 1, not 0"),
+    ],
+)
+def test_sampling_that_cannot_be_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Sampling(**wrong)
 
 
 def test_fill_counts_the_rows_of_every_step(engine):

@@ -13,6 +13,7 @@ from reasoning.grading import (
     extract_flexible,
     extract_numeric,
     extract_strict,
+    one_number,
     shortest,
 )
 
@@ -94,6 +95,17 @@ def test_equality_is_the_harness_exact_match(golden, name, text):
         ("no number", None),
         ("", None),
         ("#### 7\n\nQuestion: 8?\n#### 9", "7"),
+        ("#### 1/2", "1/2"),
+        ("#### 1e3 bytes", "1e3"),
+        ("#### 50%", "50%"),
+        ("#### 3 or 4", None),
+        ("The answer is 12 or 13.", None),
+        ("#### 10-12", None),
+        ("#### 1,2", None),
+        ("#### **18** eggs (a lot)", "18"),
+        ("#### 18/day", "18"),
+        ("#### \\frac{1}{2}", None),
+        ("so it is 1/2", "1/2"),
     ],
 )
 def test_numeric_extraction(text, answer):
@@ -105,6 +117,69 @@ def test_numeric_equality(text):
     assert GRADERS["numeric"](text, "18") == Grade(extract_numeric(text), True)
     assert GRADERS["numeric"](text, "18.0").correct is True
     assert GRADERS["numeric"](text, "19").correct is False
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("18", "18"),
+        ("-$1,234.50.", "-1234.50"),
+        ("€ 3", "3"),
+        ("5 red apples", "5"),
+        ("5kg", "5"),
+        ("5 m", "5"),
+        ("x = 7", "7"),
+        ("Total: 7!", "7"),
+        ("5\\text{ cm}", "5"),
+        ("5^\\circ", "5"),
+        ("1.5e-2", "1.5e-2"),
+        ("-3/4", "-3/4"),
+        (".5", "0.5"),
+        ("+5", "5"),
+        ("−5", "-5"),
+        ("2+5", None),
+        ("(5)", "5"),
+        ("50\\%", "50%"),
+        ("2^10", None),
+        ("2**10", None),
+        ("x = 5 or x = 7", None),
+        ("3 of 7", None),
+        ("7x", None),
+        ("7 x", None),
+        ("x-7", None),
+        ("x < 7", None),
+        ("7 + x", None),
+        ("\\pm 7", None),
+        ("5\\pi", None),
+        ("1.234.567", None),
+        ("3/4/2024", None),
+        ("3:30", None),
+        ("1/0", None),
+        ("1e9999", None),
+        ("seven", None),
+        ("", None),
+    ],
+)
+def test_what_one_number_is(text, number):
+    assert one_number(text) == number
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("1/2", "0.5", True),
+        ("1e3", "1,000", True),
+        ("50%", "0.5", True),
+        ("50%", "50", True),
+        ("50%", "50%", True),
+        ("50%", "5000%", False),
+        ("2/6", "1/3", True),
+        ("1/3", "0.333", False),
+    ],
+)
+def test_numbers_are_equal_however_they_are_written(one, other, same):
+    assert GRADERS["numeric"](f"#### {one}", other).correct is same
+    assert GRADERS["numeric"](f"#### {other}", one).correct is same
 
 
 def test_thousands():
@@ -120,6 +195,11 @@ def test_thousands():
         ("-0.50", "-0.5"),
         ("-0.0", "0"),
         ("007", "7"),
+        ("1/2", "0.5"),
+        ("-6/4", "-1.5"),
+        ("2/6", "1/3"),
+        ("1e3", "1000"),
+        ("50.0%", "50%"),
         ("12345678901234567890123456789012345", "12345678901234567890123456789012345"),
         ("0.12345678901234567890123456789012345", "0.12345678901234567890123456789012345"),
     ],

@@ -7,7 +7,14 @@ import math
 import pytest
 import torch
 
-from reasoning.engines import EngineError, Request, ScoreRequest, TransformersEngine, load_engine
+from reasoning.engines import (
+    EngineError,
+    Request,
+    Sampling,
+    ScoreRequest,
+    TransformersEngine,
+    load_engine,
+)
 from reasoning.engines.http import Client
 from reasoning.engines.openai import ChatEngine, OpenAIEngine, cut, spread
 from tests.language import save_tiny_model
@@ -42,11 +49,9 @@ def like_vllm(engine):
             return {"choices": [choice]}
         stop = tuple(body.get("stop", ()))
         assert body["return_token_ids"] and body["include_stop_str_in_output"]
-        own = body["top_p"], body["top_k"], body["min_p"], body["repetition_penalty"]
-        assert own == (1, 0, 0, 1), "the model's own defaults would sample otherwise"
-        (made,) = engine.generate(
-            [Request(tokens, body["max_tokens"], body["temperature"], body["seed"], stop)]
-        )
+        assert body["repetition_penalty"] == 1, "the model's own default would sample otherwise"
+        asked = Sampling(body["temperature"], body["top_p"], body["top_k"] or None, body["min_p"])
+        (made,) = engine.generate([asked.request(tokens, body["max_tokens"], body["seed"], stop)])
         end = [min(engine.ends)] if made.finish == "eos" else []
         choice = {
             "token_ids": [*made.tokens, *end],
@@ -152,7 +157,7 @@ def requests_of(engine):
         Request(prompt, length, temperature, seed, stop)
         for seed, prompt in enumerate(prompts)
         for length, temperature, stop in [(90, 0.0, ()), (40, 1.0, ("e", "1", "a")), (4, 1.2, ())]
-    ]
+    ] + [Sampling(1.2, 0.9, 10, 0.01).request(prompts[0], 20, seed) for seed in range(2)]
 
 
 def test_a_server_of_token_ids_loses_nothing(local):
@@ -215,9 +220,11 @@ def test_a_server_of_texts_gets_and_gives_texts(local):
         assert not engine.ids
         prompt = engine.encode_prompt("How many?")
         whole, step = engine.generate(
-            [Request(prompt, 50, 1.0, 3), Request(prompt, 50, 1.0, 3, ("\n",))]
+            [Request(prompt, 50, 1.0, 3), Sampling(1.0, 0.9, 7).request(prompt, 50, 3, ("\n",))]
         )
     assert server.bodies[0]["prompt"] == "Question: How many?\nAnswer:\n"
+    asked = [[body.get(name) for name in ("top_p", "top_k", "min_p")] for body in server.bodies]
+    assert sorted(asked, key=str) == [[0.9, 7, None], [1.0, None, None]]
     assert all("stop" not in body for body in server.bodies)
     assert (engine.decode(whole.tokens), whole.finish) == ("12 eggs\n#### 12", "eos")
     assert (engine.decode(step.tokens), step.finish) == ("12 eggs\n", "stop")
@@ -250,9 +257,10 @@ def test_a_chat_server_gets_turns_and_goes_on_from_a_step():
         assert engine.decode(prompt) == "Think.\n\n3+4?"
         begun = prompt + engine.encode("Well,\n")
         whole, step = engine.generate(
-            [Request(prompt, 50, 1.0, 3), Request(begun, 50, 1.0, 3, ("\n",))]
+            [Request(prompt, 50, 1.0, 3), Sampling(1.0, 0.9).request(begun, 50, 3, ("\n",))]
         )
     first, second = server.bodies
+    assert "top_p" not in first and second["top_p"] == 0.9 and "top_k" not in second
     assert first["messages"] == [{"role": "user", "content": "Think.\n\n3+4?"}]
     assert first["max_completion_tokens"] == 50 and first["reasoning_effort"] == "low"
     assert "continue_final_message" not in first and second["continue_final_message"]

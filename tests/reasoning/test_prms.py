@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+from reasoning.embedded import folder_of
 from reasoning.scorers import (
     FAMILIES,
     ReadingScorer,
@@ -203,12 +204,23 @@ def test_scores_are_those_of_the_published_code(scorers, published):
     )
 
 
+def test_a_step_of_several_lines_is_judged_at_its_last(scorers):
+    """A paragraph says as much as its lines do: for a scorer of lines it is as good as the last."""
+    scorer = scorers["skywork_prm"].scorer
+    (apart, whole), _ = scorer.score(
+        [thought_of("3+4=7 eggs.\n", "7 - 2 = 5\n"), thought_of("\n3+4=7 eggs.\n7 - 2 = 5\n\n")],
+        [2, 1],
+    )
+    assert whole == pytest.approx(apart[1:])
+
+
 # What is refused.
 
 
 def test_other_models_are_refused_with_what_is_supported(folders, tmp_path):
     for family, change in [
         ("rlhflow", {}),  # under a name that says nothing
+        ("steps", {"scorer_family": None}),  # its tokenizer serves the language model, too
         ("outcome", {"id2label": {"0": "A", "1": "B", "2": "C"}}),
         ("qwen_prm", {"architectures": ["BertForMaskedLM"]}),
     ]:
@@ -224,6 +236,9 @@ def test_other_models_are_refused_with_what_is_supported(folders, tmp_path):
     assert type(named) is FAMILIES["rlhflow"]
     with pytest.raises(ValueError, match="did you mean 'rlhflow'"):
         load_prm(str(copy), options={"family": "rlhflo"})
+    with pytest.raises(ValueError, match="no scorer known here; supported are"):
+        load_prm(folder_of("embedded", "lm"))
+    assert family_of(folder_of("embedded", "scorer")) == "steps"
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_prm("nowhere/at/all")
 

@@ -12,6 +12,7 @@ import torch
 from mbrl_core import MCTS, Argmax, Budget, generator
 from mbrl_core.testing import check_model, check_planner
 from reasoning.engines import Completion, Score, ScriptedEngine, TransformersEngine, failure
+from reasoning.engines.base import Sampling
 from reasoning.prompts import Prompt, Shot
 from reasoning.rap import Rap, RapPolicy, RapWorld
 from reasoning.rap_forms import (
@@ -224,14 +225,6 @@ def test_what_makes_no_sense_is_refused(wrong):
         Rap(**wrong)
 
 
-@pytest.mark.parametrize("part", [RapPolicy, RapWorld])
-def test_sampling_that_cannot_be_is_refused(part):
-    with pytest.raises(ValueError, match="temperature must be 0 or more, not -1"):
-        part(Counting(), Rap(), temperature=-1)
-    with pytest.raises(ValueError, match="max_tokens must be at least 1, not 0"):
-        part(Counting(), Rap(), max_tokens=0)
-
-
 @pytest.mark.parametrize(
     "shot",
     [
@@ -287,7 +280,7 @@ def test_an_action_is_a_line_up_to_its_first_equals_sign():
 def test_useful_is_the_mean_probability_of_a_token_at_temperature_1():
     """The script tells one probability for a text, that of its first character."""
     for temperature in (0.5, 1.0):
-        policy = RapPolicy(Counting(solving), Rap(form=Operations()), temperature)
+        policy = RapPolicy(Counting(solving), Rap(form=Operations()), Sampling(temperature))
         proposal = policy.propose([at()], 60, rng=rng())
         found = {action.steps[0].text: action.useful for action in proposal.actions}
         likely = {"So 3+4=": 3 / 6, "3+4=": 2 / 6, "Let us see.\n": 1 / 6}
@@ -327,8 +320,8 @@ def test_answers_that_calculation_refutes_have_no_vote():
     wrong = RapWorld(Counting(lambda _: [("8>>8 eggs.\n", 1.0)]), RULES, calculator=True)
     moved = wrong.step([at()], [asked], rng=rng())
     assert moved.state[0].finish == "cut" and moved.reward.item() == -math.inf
-    model = asking(SOLVE, calculator=True).model()
-    assert model.dynamics.calculator and not asking(SOLVE).model().dynamics.calculator
+    model = asking(SOLVE, calculator=False).model()
+    assert not model.dynamics.calculator and asking(SOLVE).model().dynamics.calculator
 
 
 def test_answers_without_a_number_vote_by_their_words():
@@ -389,7 +382,7 @@ def test_what_comes_after_a_closing_line_neither_cuts_nor_votes():
     engine = Counting(lambda _: endless)
     whole = Operations().whole(engine, "q")
     state = Thought("q", (1,), task=task)
-    moved = RapWorld(engine, rules, max_tokens=40).step([state], [whole], rng=rng())
+    moved = RapWorld(engine, rules, Sampling(max_tokens=40)).step([state], [whole], rng=rng())
     (thought,) = moved.state
     votes = Counter(text[: len(said[0])] for text in engine.said)
     (most, number), *_ = votes.most_common(1)
@@ -545,6 +538,17 @@ def test_the_ledger_counts_what_was_generated_and_read(search, script, budget):
     assert plan.cost.tokens.decoded.tolist() == [engine.decoded[q] for q in QUESTIONS]
     assert plan.cost.tokens.scored.tolist() == [engine.read[q] for q in QUESTIONS]
     assert all(thought.finish == "answered" for thought in plan.final)
+
+
+@pytest.mark.parametrize("limit", [None, 60])
+def test_every_sub_question_that_is_sampled_is_a_proposal(limit):
+    """Those among which a rollout chooses, too; no budget of proposals is exceeded by them."""
+    engine = Counting(solving)
+    search = rap(simulations=6, candidates=4, form="operations", answers=2)
+    plan = asking(search, engine).plan(["3+4+5"], budget=Budget(proposals=limit))
+    sampled = sum(request.stop == Operations.stop for request in engine.asked)
+    assert plan.cost.proposals.tolist() == [sampled]
+    assert sampled > 60 if limit is None else 4 <= sampled <= limit
 
 
 @both

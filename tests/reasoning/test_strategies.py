@@ -23,6 +23,7 @@ from reasoning.strategies import (
     lookahead,
     mcts,
     particle_filter,
+    rap,
     receding,
     self_consistency,
     soft_best_of_n,
@@ -230,6 +231,43 @@ def test_cut_solutions_never_vote_and_earn_nothing():
     assert plan.value.tolist() == [0.0] * len(QUESTIONS)
     found = reasoner(weighted_vote(n=6), max_tokens=4)(QUESTIONS)
     assert [(a.answer, a.finished) for a in found] == [(None, False)] * len(QUESTIONS)
+
+
+def counting(lines: int) -> ScriptedEngine:
+    """Says its one solution of so many lines of nine characters, a line at a time."""
+
+    def script(text: str) -> list[tuple[str, float]]:
+        said = text.count("\n") - 1
+        return [("12345678\n" if said < lines - 1 else "#### 007\n", 1.0)]
+
+    return ScriptedEngine(script)
+
+
+@pytest.mark.filterwarnings("ignore:.* no candidate of roots:RuntimeWarning")
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        tree_of_thoughts(2, 2, depth=3),
+        mcts(4, 2),
+        mcts(8, 2, selection="uct", rollouts=1),
+        rap(simulations=3, form="operations", candidates=2, depth=3, answers=2),
+    ],
+)
+def test_a_step_and_a_whole_solution_have_limits_of_their_own(strategy):
+    def answer(**limits: int) -> str | None:
+        return Reasoner(engine=counting(10), strategy=strategy, **limits)(["q"])[0].answer
+
+    assert answer(step_tokens=20) == answer(max_tokens=90, step_tokens=9) == "7"
+    assert answer(max_tokens=20) is None, "steps and solutions alike where nothing else is said"
+
+
+@pytest.mark.parametrize("depth", [24, 40])
+@pytest.mark.parametrize("choose", ["best", "vote"])
+def test_a_solution_may_be_longer_than_a_filter_is_deep(depth, choose):
+    filtering = particle_filter(3, depth=depth, choose=choose)
+    plan = Reasoner(engine=counting(30), strategy=filtering, max_tokens=400).plan(["q"])
+    assert plan.final[0].answer == "7" and len(plan.final[0].steps) == 30
+    assert plan.trace.depth.max() == min(depth, 30)
 
 
 def test_an_unknown_choice_is_refused():

@@ -281,6 +281,7 @@ def replay(records: list[dict[str, Any]]) -> Played:
         engine=engine,
         strategy=replace(tree_of_thoughts(width=5, expand=wide, depth=4, unit="list"), merge=False),
         scorer=Once(Verdicts(engine)),
+        calculator=False,
         max_tokens=10_000,
         task=GAME24,
         finish=False,

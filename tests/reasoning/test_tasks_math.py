@@ -18,6 +18,7 @@ from evals.scaling.command import scaling
 from mbrl_core import generator
 from reasoning import equality
 from reasoning.engines import ScriptedEngine, TransformersEngine, Turn
+from reasoning.engines.base import Sampling
 from reasoning.equality import Verifier, verifier
 from reasoning.prompts import encode_ask
 from reasoning.reasoner import Reasoner
@@ -174,7 +175,7 @@ def test_a_box_may_take_several_lines(unit):
     matrix = "\\boxed{\\begin{pmatrix}\n1\\\\\n2\n\\end{pmatrix}}\n"
     said = f"So it is\n{matrix}no, \\boxed{{3}}\n\0"
     engine = ScriptedEngine(lambda text: [(said[len(text) - 1 :], 1.0)])
-    policy, world = LanguagePolicy(engine, unit, 0.0), TextWorld()
+    policy, world = LanguagePolicy(engine, unit, Sampling(0.0)), TextWorld()
     thought = Thought("q", tuple(engine.encode("q")), task=MATH500)
     while thought.finish == "open":
         action = policy.propose([thought], 1, rng=generator(0)).actions
@@ -285,6 +286,20 @@ def test_what_a_plain_solution_says(text, answer):
         ("A*", "#### A", False),
         ("__init__", "#### `__init__`", True),
         ("$5$", "#### 5 apples", True),
+        ("2", "#### 1/2", False),
+        ("10", "#### 2^10", False),
+        ("1024", "#### 2^10", True),
+        ("7", "#### x = 5 or x = 7", False),
+        ("7", "#### x = 7", True),
+        ("13", "#### 12 or 13", False),
+        ("12", "#### 10-12", False),
+        ("7", "#### 3 of 7", False),
+        ("0.5", "#### 1/2", True),
+        ("1/2", "#### 0.5", True),
+        ("1/3", r"#### \frac{1}{3}", True),
+        ("0.5", "#### 50%", True),
+        ("50%", "#### 50", True),
+        ("1000", "#### 1e3", True),
         ("12345678901234567890123456789012345", "#### 12345678901234567890123456789012345", True),
     ],
 )
@@ -295,6 +310,12 @@ def test_any_answer_is_compared_by_what_it_is(gold, text, right):
 def test_plain_answers_vote_together_but_for_spelling():
     texts = ["#### Paris", "#### PARIS.", r"#### \frac{1}{2}", "#### 0.50", r"\boxed{\frac{2}{4}}"]
     assert JSONL.votes(texts) == ["Paris", "Paris", r"\frac{1}{2}", "0.5", r"\frac{1}{2}"]
+
+
+def test_a_share_votes_with_its_percentage():
+    assert JSONL.votes(["#### 50%", "#### 0.5", "#### 1/2"]) == ["0.5"] * 3
+    assert GSM8K.votes(["#### 50%", "#### 50", "#### 50.0 %"]) == ["50"] * 3
+    assert GSM8K.votes(["#### 50%", "#### 5"]) == ["50%", "5"]
 
 
 def test_a_number_votes_with_what_is_counted():
@@ -313,9 +334,14 @@ def test_a_number_votes_with_what_is_counted():
         ("-$3", "-3"),
         ("$7$", "7"),
         ("3 4", None),
+        ("1/2", "0.5"),
+        ("1e3", "1000"),
+        ("50 %", "50%"),
+        ("5 apples", None),
+        ("x = 5", None),
     ],
 )
-def test_what_one_number_is(said, number):
+def test_what_is_a_number_and_no_more(said, number):
     assert number_of(said) == number
 
 

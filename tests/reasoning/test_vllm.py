@@ -20,7 +20,14 @@ import pytest
 import torch
 
 from reasoning.embedded import folder_of
-from reasoning.engines import EngineError, Request, ScoreRequest, TransformersEngine, load_engine
+from reasoning.engines import (
+    EngineError,
+    Request,
+    Sampling,
+    ScoreRequest,
+    TransformersEngine,
+    load_engine,
+)
 from reasoning.reasoner import Reasoner
 from reasoning.strategies import mcts
 from reasoning.tasks import generate_problems
@@ -131,6 +138,15 @@ def test_logprobs_of_heated_samples_are_those_at_temperature_one(engine, here):
             assert not any(s in before for s in request.stop)
         texts.add(said)
     assert len(texts) > len(QUESTIONS)
+
+
+def test_tokens_that_are_left_out_are_not_drawn(engine, here):
+    prompt = here.encode_prompt(QUESTIONS[0])
+    (greedy,) = engine.generate([Request(prompt, 20, 0.0, 0)])
+    for asked in (Sampling(2.0, top_k=1), Sampling(2.0, top_p=1e-6), Sampling(2.0, min_p=1.0)):
+        (made,) = engine.generate([asked.request(prompt, 20, 1)])
+        assert made.tokens == greedy.tokens
+        assert made.logprobs == pytest.approx(greedy.logprobs, abs=1e-3)
 
 
 def test_a_seed_decides_a_sample(engine, here):

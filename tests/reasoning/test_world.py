@@ -10,11 +10,12 @@ import torch
 
 from mbrl_core import generator
 from reasoning.engines import Completion, Request, ScoreRequest, ScriptedEngine, TransformersEngine
+from reasoning.engines.base import Sampling
 from reasoning.scorers import StepScorer
 from reasoning.strategies import FinalAnswer
 from reasoning.training.scorer import tagged
 from reasoning.training.tokenizer import PROMPT, STEP_TAG
-from reasoning.world import Continuation, LanguagePolicy, Step, TextWorld, Thought
+from reasoning.world import Continuation, LanguagePolicy, Step, TextWorld, Thought, in_lines
 from tests.language import Checker, recite, save_tiny_model, scripted
 
 answers = FinalAnswer()
@@ -65,25 +66,25 @@ def test_steps_hold_the_generated_tokens_exactly(engine, unit):
     (thought,) = asked(engine, "How many eggs?")
     tokens = recite(engine, thought.prompt, "3 é 漢字 = 4\n\n   tabs\tand  spaces\nunfinished 漢")
     world = TextWorld()
-    policy = LanguagePolicy(engine, unit, temperature=0.0)
+    policy = LanguagePolicy(engine, unit, Sampling(0.0))
     while thought.finish == "open":
         action = policy.propose([thought], 1, rng=generator(0)).actions[0]
-        assert len(action.steps) == (4 if unit == "solution" else 1)
+        assert len(action.steps) == (3 if unit == "solution" else 1)
         (thought,) = world.step([thought], [action], rng=generator(0)).state
     assert thought.tokens == thought.prompt + tokens
     assert all(step.text == engine.decode(step.tokens) for step in thought.steps)
-    assert [step.text[-1] for step in thought.steps] == ["\n", "\n", "\n", "漢"]
+    assert [step.text[-1] for step in thought.steps] == ["\n", "\n", "漢"]
     assert thought.text == engine.decode(tokens)
 
 
 def test_a_solution_in_one_go_or_step_by_step_is_the_same():
     engine, world = scripted(), TextWorld()
     (whole,) = (thought,) = asked(engine, "3+4+5")
-    policy = LanguagePolicy(engine, "solution", 0.0)
+    policy = LanguagePolicy(engine, "solution", Sampling(0.0))
     (whole,) = world.step(
         [whole], policy.propose([whole], 1, rng=generator(0)).actions, rng=generator(0)
     ).state
-    policy = LanguagePolicy(engine, "step", 0.0)
+    policy = LanguagePolicy(engine, "step", Sampling(0.0))
     while thought.finish == "open":
         action = policy.propose([thought], 1, rng=generator(0)).actions
         (thought,) = world.step([thought], action, rng=generator(0)).state
@@ -91,9 +92,51 @@ def test_a_solution_in_one_go_or_step_by_step_is_the_same():
     assert thought.text == "3+4=8\n8+5=14\n#### 14\n" and thought.finish == "answered"
 
 
+@pytest.mark.parametrize("unit", ["solution", "step"])
+@pytest.mark.parametrize(
+    ("separator", "steps"),
+    [
+        ("newline", ["\n\nA\n", "\n \nB\n", "C\n", "\n\n#### 3\n"]),
+        ("blank_line", ["\n\nA\n\n", " \nB\nC\n\n", "\n#### 3\n"]),
+    ],
+)
+def test_blank_lines_are_no_steps(unit, separator, steps):
+    said = "".join(steps) + "more\n\0"
+    engine = ScriptedEngine(lambda text: [(said[len(text) - 1 :], 1.0)])
+    policy = LanguagePolicy(engine, unit, Sampling(0.0), separator=separator)
+    thought = Thought("q", (ord("q"),))
+    while thought.finish == "open":
+        proposal = policy.propose([thought], 1, rng=gen())
+        assert proposal.actions[0].steps
+        (step,) = moved(TextWorld(), thought, *proposal.actions)
+        (thought,) = step.state
+    assert [step.text for step in thought.steps] == steps
+    assert thought.finish == "answered" and thought.lines == in_lines(thought.text)
+
+
+@pytest.mark.parametrize("unit", ["solution", "step"])
+def test_blank_lines_at_the_end_belong_to_no_step(unit):
+    engine = ScriptedEngine(lambda text: [("A\n\n\n\0"[len(text) - 1 :], 1.0)])
+    policy, thought = LanguagePolicy(engine, unit, Sampling(0.0)), Thought("q", (ord("q"),))
+    while thought.finish == "open":
+        action = policy.propose([thought], 1, rng=gen()).actions
+        (thought,) = TextWorld().step([thought], action, rng=gen()).state
+    assert (thought.text, thought.finish) == ("A\n", "answered")
+
+
+def test_nothing_but_blank_lines_is_cut():
+    engine = ScriptedEngine(lambda text: [("\n", 1.0)])
+    proposal = LanguagePolicy(engine, "step", Sampling(max_tokens=5)).propose(
+        [Thought("q", (ord("q"),))], 1, rng=gen()
+    )
+    assert proposal.actions[0].finish == "length" and proposal.tokens.decoded.item() == 5
+
+
 def test_nothing_after_a_closing_line_is_kept_or_judged():
     engine = saying(("2+2=4\n#### 4\nno, 5\n#### 5\n\0", 0.5), ("x\0", 0.5))
-    proposal = LanguagePolicy(engine, "solution", 0.0).propose(asked(engine, "q"), 1, rng=[gen()])
+    proposal = LanguagePolicy(engine, "solution", Sampling(0.0)).propose(
+        asked(engine, "q"), 1, rng=[gen()]
+    )
     (action,) = proposal.actions
     assert "".join(step.text for step in action.steps) == "2+2=4\n#### 4\n"
     assert action.finish == "eos"
@@ -108,24 +151,13 @@ def gen() -> torch.Generator:
 @pytest.mark.parametrize("text", ["2+2=4 and so on and on\n", "#### 12345"])
 def test_what_reaches_its_limit_is_cut_and_is_no_answer(unit, text):
     engine = saying((text + "\0", 1.0))
-    policy = LanguagePolicy(engine, unit, 0.0, max_tokens=8)
+    policy = LanguagePolicy(engine, unit, Sampling(0.0, max_tokens=8))
     (state,) = asked(engine, "q")
     (action,) = policy.propose([state], 1, rng=gen()).actions
     ((state,), reward, discount, _) = TextWorld().step([state], [action], rng=gen())
     assert state.finish == "cut" and state.text == text[:8]
     assert (reward.item(), discount.item()) == (-math.inf, 0)
     assert answers([state]) == [None]
-
-
-def test_a_solution_is_cut_at_its_largest_number_of_steps():
-    world = TextWorld(Checker(), max_steps=2)
-    start = Thought("q", (1,))
-    assert [t.state[0].finish for t in moved(world, start, lines("1+1=2\n"), lines("x\n"))] == [
-        "open",
-        "cut",
-    ]
-    late = moved(world, start, lines("1+1=2\n"), lines("#### 2\n"))
-    assert late[-1].state[0].finish == "answered", "an answer may come with the last step"
 
 
 def test_an_end_without_a_closing_line_is_an_answer_too():
@@ -150,7 +182,7 @@ class Narrow(ScriptedEngine):
 def test_the_room_left_in_the_context_limits_a_step():
     engine = Narrow(lambda _: [("0123456789\n", 1.0)])
     start = Thought("q", engine.encode("q\n"))
-    policy = LanguagePolicy(engine, "step", 0.0, max_tokens=15)
+    policy = LanguagePolicy(engine, "step", Sampling(0.0, max_tokens=15))
     (step,) = moved(TextWorld(), start, *policy.propose([start], 1, rng=gen()).actions)
     assert engine.rooms == [15] and step.state[0].finish == "open"
     (step,) = moved(TextWorld(), step.state[0], *policy.propose(step.state, 1, rng=gen()).actions)
@@ -163,7 +195,7 @@ def test_a_solution_that_filled_the_context_is_cut_and_stops_no_other(merge):
     engine = Narrow(lambda _: [("0123\n", 1.0)])
     full = Thought("q", engine.encode("q\n"), (step_of("x" * 17 + "\n"),))
     (other,) = asked(engine, "q")
-    policy = LanguagePolicy(engine, "step", 0.8, merge=merge)
+    policy = LanguagePolicy(engine, "step", Sampling(0.8), merge)
     for state in ([full, other], [full]):
         proposal = policy.propose(state, 3, rng=gen())
         width = proposal.log_prior.shape[1]
@@ -222,8 +254,7 @@ def test_a_state_draws_from_its_own_generator():
     ("wrong", "match"),
     [
         ({"unit": "word"}, "unit must be solution, step or list, not 'word'"),
-        ({"temperature": -0.1}, "temperature must be 0 or more"),
-        ({"max_tokens": 0}, "max_tokens must be at least 1"),
+        ({"separator": "\n"}, r"separator must be newline or blank_line, not '\\n'"),
     ],
 )
 def test_a_policy_refuses_what_makes_no_sense(wrong, match):
@@ -297,7 +328,9 @@ def test_without_a_scorer_the_score_is_the_tokens_mean_probability(unit):
     engine, world = scripted(), TextWorld()
     (thought,) = asked(engine, "3+4+5")
     while thought.finish == "open":
-        action = LanguagePolicy(engine, unit, 0.0).propose([thought], 1, rng=gen()).actions
+        action = (
+            LanguagePolicy(engine, unit, Sampling(0.0)).propose([thought], 1, rng=gen()).actions
+        )
         (thought,) = world.step([thought], action, rng=gen()).state
     probability = (5 / 11) * (5 / 11) * (3 / 4)
     assert thought.text == "3+4=8\n8+5=14\n#### 14\n"
