@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from control.actor_critic import ActorPolicy, observed
-from control.agents.sac import SAC, SoftActorCritic, acts_by_policy, due, means
+from control.agents.sac import SAC, SoftActorCritic, acts_by_policy, means
+from control.agents.schedule import Schedule
 from control.envs import VectorEnv
 from control.learned_model import LearnedModel, ModelRecipe
 from control.replay import Replay, Steps
@@ -118,7 +119,7 @@ class MBPOLearner:
             rng=rng,
         )
         self.imagined: Steps | None = None
-        self.decisions = 0
+        self.schedule = Schedule(recipe.sac.updates_per_step)
 
     def act(
         self, obs: Tensor, carry: Carry, *, explore: bool, rng: torch.Generator
@@ -136,23 +137,25 @@ class MBPOLearner:
         """
         recipe, logged = self.recipe, self.model.fit_if_due(replay)
         if self.imagined is None:
-            self.decisions = steps
+            self.schedule.due(steps)
             self.branch(replay)
             return logged
         losses: list[Tensor] = []
         for _ in range(steps):
-            updates = due(recipe.sac.updates_per_step, self.decisions, 1)
-            if self.decisions % recipe.rollout_every == 0:
+            if self.schedule.decisions % recipe.rollout_every == 0:
                 self.branch(replay)
-            self.decisions += 1
+            updates = self.schedule.due(1)
             losses += [self.sac.update(batch) for batch in self.batches(replay, updates)]
-        horizon = recipe.horizon(self.decisions * self.action_repeat)
-        return logged | means(losses) | {"rollout_length": float(horizon)}
+        return logged | means(losses) | {"rollout_length": float(self.horizon)}
+
+    @property
+    def horizon(self) -> int:
+        """k, of the next rollouts."""
+        return self.recipe.horizon(self.schedule.decisions * self.action_repeat)
 
     def branch(self, replay: Replay) -> None:
         """Imagine a batch of rollouts from states of the replay; forget the oldest."""
-        recipe = self.recipe
-        horizon = recipe.horizon(self.decisions * self.action_repeat)
+        recipe, horizon = self.recipe, self.horizon
         number = recipe.rollouts_per_step * recipe.rollout_every
         obs = replay.sample(number, self.rng, self.device).obs
         dynamics = self.model.dynamics
@@ -186,7 +189,7 @@ class MBPOLearner:
             "model": self.model.state_dict(),
             # Copies: a tensor is saved with all the memory it is a view of.
             "imagined": None if imagined is None else [part.clone() for part in imagined],
-            "decisions": self.decisions,
+            "decisions": self.schedule.decisions,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -195,7 +198,7 @@ class MBPOLearner:
         self.model.load_state_dict(state["model"])
         kept = state["imagined"]
         self.imagined = None if kept is None else Steps(*(part.to(self.device) for part in kept))
-        self.decisions = state["decisions"]
+        self.schedule.decisions = state["decisions"]
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from control.actor_critic import Actor, Critics
+from control.agents.schedule import Schedule
 from control.envs import VectorEnv
 from control.finite import check_finite
 from control.replay import Replay, Steps
@@ -197,7 +198,7 @@ class SACLearner:
         self.recipe = recipe
         self.sac = SoftActorCritic(recipe, env.observation_dim, env.action_space, rng=rng)
         self.device, self.rng = self.sac.device, self.sac.rng
-        self.decisions = 0
+        self.schedule = Schedule(recipe.updates_per_step)
 
     def act(
         self, obs: Tensor, carry: Carry, *, explore: bool, rng: torch.Generator
@@ -210,14 +211,9 @@ class SACLearner:
 
         The first call makes none: the random phase is not made up for.
         """
-        if not self.decisions:
-            self.decisions = steps
-            return {}
-        updates = due(self.recipe.updates_per_step, self.decisions, steps)
-        self.decisions += steps
         logged = [
             self.sac.update(replay.sample(self.recipe.batch_size, self.rng, self.device))
-            for _ in range(updates)
+            for _ in range(self.schedule.due(steps))
         ]
         return means(logged)
 
@@ -227,12 +223,12 @@ class SACLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that learning goes on from."""
-        return {"sac": self.sac.state_dict(), "decisions": self.decisions}
+        return {"sac": self.sac.state_dict(), "decisions": self.schedule.decisions}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.sac.load_state_dict(state["sac"])
-        self.decisions = state["decisions"]
+        self.schedule.decisions = state["decisions"]
 
 
 def acts_by_policy(planner: Planner | None) -> None:
@@ -242,11 +238,6 @@ def acts_by_policy(planner: Planner | None) -> None:
             f"this agent acts by its policy, not by {type(planner).__name__}: give planner=policy, "
             "and plan with what it has learned by evals.control"
         )
-
-
-def due(rate: float, done: int, steps: int) -> int:
-    """How many events of `rate` per step fall in the `steps` that follow `done` steps."""
-    return int(rate * (done + steps)) - int(rate * done)
 
 
 def means(logged: Sequence[Tensor]) -> dict[str, float]:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from control.agents.schedule import Schedule
 from control.envs import VectorEnv
 from control.replay import Replay, Steps
 from mbrl_core import draws
@@ -34,9 +35,11 @@ class BaselineSAC:
     batch_size: transitions per update.
     discount: gamma, per decision.
     target_rate: the share by which the target critics follow at each update.
-    updates_per_step: per decision; may be a fraction.
+    updates_per_step: per decision; may be a fraction. 1 is their `gradient_steps` at `train_freq` 1
+        in one environment; none are made up for the random phase, there as here.
     device: where the networks lie, such as `cpu` or `cuda`.
-    random_frames, action_repeat: see `Recipe`.
+    random_frames: their `learning_starts`, in simulator frames; theirs are 100 decisions.
+    action_repeat: see `Recipe`.
     """
 
     hidden: Sequence[int] = (256, 256)
@@ -185,7 +188,7 @@ class BaselineSACLearner(BaselineLearner):
         )
         self.prepare(algorithm, env)
         self.recipe = recipe
-        self.decisions = 0
+        self.schedule = Schedule(recipe.updates_per_step)
 
     def act(
         self, obs: Tensor, carry: Carry, *, explore: bool, rng: torch.Generator
@@ -199,10 +202,11 @@ class BaselineSACLearner(BaselineLearner):
             return _unscaled(torch.tanh(mean).cpu(), self.space), None
 
     def learn(self, replay: Replay, steps: int) -> dict[str, float]:
-        """The updates that `steps` more transitions make due, and what they recorded."""
-        rate = self.recipe.updates_per_step
-        due = int(rate * (self.decisions + steps)) - int(rate * self.decisions)
-        self.decisions += steps
+        """The updates that `steps` more transitions make due, and what they recorded.
+
+        The first call makes none: the random phase is not made up for.
+        """
+        due = self.schedule.due(steps)
         if due == 0:
             return {}
         self.algorithm.replay_buffer = _Batches(replay, self.space, self.rng, self.device)
@@ -213,7 +217,7 @@ class BaselineSACLearner(BaselineLearner):
     def state_dict(self) -> dict[str, Any]:
         """See `BaselineLearner`; and how many decisions there were."""
         temperature = self.algorithm.log_ent_coef.detach().clone()
-        more = {"decisions": self.decisions, "log_temperature": temperature}
+        more = {"decisions": self.schedule.decisions, "log_temperature": temperature}
         return super().state_dict() | more
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -221,7 +225,7 @@ class BaselineSACLearner(BaselineLearner):
         super().load_state_dict(state)
         with torch.no_grad():
             self.algorithm.log_ent_coef.copy_(state["log_temperature"])
-        self.decisions = state["decisions"]
+        self.schedule.decisions = state["decisions"]
 
 
 class _Batches:

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from control.actor_critic import observed
-from control.agents.sac import SAC, SoftActorCritic, acts_by_policy, due, means
+from control.agents.sac import SAC, SoftActorCritic, acts_by_policy, means
+from control.agents.schedule import Schedule
 from control.ensemble import Propagation
 from control.envs import VectorEnv
 from control.learned_model import LearnedModel, ModelRecipe
@@ -94,7 +95,7 @@ class SVGLearner:
             device=self.device,
             rng=rng,
         )
-        self.decisions = 0
+        self.schedule = Schedule(recipe.sac.updates_per_step)
 
     def act(
         self, obs: Tensor, carry: Carry, *, explore: bool, rng: torch.Generator
@@ -110,12 +111,7 @@ class SVGLearner:
         Raises NotFiniteError before a loss that is NaN or infinite is applied.
         """
         logged = self.model.fit_if_due(replay)
-        if not self.decisions:
-            self.decisions = steps
-            return logged
-        updates = due(self.recipe.sac.updates_per_step, self.decisions, steps)
-        self.decisions += steps
-        size = self.recipe.sac.batch_size
+        size, updates = self.recipe.sac.batch_size, self.schedule.due(steps)
         batches = (replay.sample(size, self.rng, self.device) for _ in range(updates))
         return logged | means([self.update(batch) for batch in batches])
 
@@ -139,14 +135,14 @@ class SVGLearner:
         return {
             "sac": self.sac.state_dict(),
             "model": self.model.state_dict(),
-            "decisions": self.decisions,
+            "decisions": self.schedule.decisions,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.sac.load_state_dict(state["sac"])
         self.model.load_state_dict(state["model"])
-        self.decisions = state["decisions"]
+        self.schedule.decisions = state["decisions"]
 
 
 def soft_return(

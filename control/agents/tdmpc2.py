@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from control.agents.schedule import Schedule
 from control.envs import VectorEnv
 from control.finite import check_finite
 from control.latent import LatentModel, LatentWorld, Size, discount_for, size_named, unit_of
@@ -63,7 +64,8 @@ class TDMPC2:
 
     size: of the networks, by name or as itself, see `control.latent.SIZES`.
     horizon: H, of the stretches that are learned from and, without another planner, of the plans.
-    updates_per_step: per decision; may be a fraction.
+    updates_per_step: per decision; may be a fraction. Those of the random phase are made at its
+        end, as published.
     batch_size: stretches per update.
     discount: gamma, per decision; by the episode's length where None, see `discount_for`.
     episodic: whether ends of episodes are predicted; where None, in all but DMControl, whose
@@ -376,7 +378,7 @@ class TDMPC2Learner:
         self.planner, self.explorer = planner, exploring(planner)
         self.device = world.device
         self.updates = Updates(recipe, world, rng)
-        self.decisions = 0
+        self.schedule = Schedule(recipe.updates_per_step, make_up=True)
         self._discount = torch.tensor(task.discount, device=self.device)
 
     def act(
@@ -399,9 +401,7 @@ class TDMPC2Learner:
 
     def learn(self, replay: Replay, steps: int) -> dict[str, float]:
         """The updates that `steps` more rows make due; the means of what they logged."""
-        rate, before = self.recipe.updates_per_step, self.decisions
-        self.decisions += steps
-        due = int(rate * self.decisions) - int(rate * before)
+        due = self.schedule.due(steps)
         if due == 0 or replay.count(self.recipe.horizon) == 0:
             return {}
         logged = torch.zeros(len(LOGGED), device=self.device)
@@ -429,12 +429,12 @@ class TDMPC2Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that learning goes on from."""
-        return {"updates": self.updates.state_dict(), "decisions": self.decisions}
+        return {"updates": self.updates.state_dict(), "decisions": self.schedule.decisions}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.updates.load_state_dict(state["updates"])
-        self.decisions = state["decisions"]
+        self.schedule.decisions = state["decisions"]
 
 
 def pair_of(heads: int, rng: torch.Generator) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from control.agents.stable_baselines import BaselinePPO, BaselineSAC
 from control.envs import VectorEnv, make_env
 from control.replay import Replay, Steps
+from control.train import train
 from mbrl_core import draws, generator
 from mbrl_core.returns import advantages
 
@@ -116,9 +118,30 @@ def test_sac_updates_as_the_library_does_by_itself(tmp_path):
     seed = int(draws.integers(theirs.rng.clone_state(), 2**31, 1))
     torch.manual_seed(seed)
     algorithm.train(1, 4)
+    assert ours.learn(replay, 1) == {}  # the random phase
     logged = ours.learn(replay, 1)
     assert logged["updates"] == 1 and logged["critic_loss"] > 0
     assert same(weights(ours), weights(theirs))
+
+
+@pytest.mark.parametrize("rate", [1.0, 2.0])
+def test_sac_makes_its_updates_when_the_library_does(rate, tmp_path):
+    """After each step past `learning_starts`, and no more for the steps before."""
+    from stable_baselines3 import SAC
+
+    starts, length = 12, 20
+    recipe = BaselineSAC(
+        hidden=(4,), batch_size=4, updates_per_step=rate, random_frames=starts, action_repeat=1
+    )
+    small = {"eval_frames": None, "log_frames": 1, "seed": 0, "say": lambda line: None}
+    train(env=PENDULUM, agent=recipe, out=tmp_path, frames=length, **small)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+
+    theirs = SAC("MlpPolicy", "Pendulum-v1", learning_starts=starts, gradient_steps=int(rate),
+                 batch_size=4, policy_kwargs={"net_arch": [4]})  # fmt: skip
+    updates = [theirs.learn(1, reset_num_timesteps=False)._n_updates for _ in range(length)]
+    assert [row["updates"] for row in rows] == updates
+    assert updates[starts - 1] == 0 and updates[-1] == rate * (length - starts)
 
 
 def test_sac_learns_to_choose_the_rewarded_action(tmp_path):
@@ -133,6 +156,7 @@ def test_sac_learns_to_choose_the_rewarded_action(tmp_path):
         action = 4 * draws.uniform(rng, 1, 1) - 2
         reward = -(action[:, 0] - 1.2).abs()
         replay.add(Steps(obs, action, reward, obs, end), ~end)
+    learner.learn(replay, 200)
     learner.learn(replay, 300)
     action, _ = learner.act(obs, None, explore=False, rng=rng)
     assert action.item() == pytest.approx(1.2, abs=0.25)
@@ -145,6 +169,7 @@ def test_a_learner_goes_on_from_its_state_and_leaves_the_global_generators_alone
     torch.manual_seed(5)
     np.random.seed(5)
     replay = collect(one, env, tmp_path, 5)
+    one.learn(replay, 10)
     one.learn(replay, 10)
     assert torch.initial_seed() == 5 and np.random.rand() == np.random.RandomState(5).rand()
     torch.save(one.state_dict(), tmp_path / "state.pt")
@@ -170,5 +195,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     learner = BaselineSAC(hidden=(8,), batch_size=4).start(env, None, rng=generator(0))
     replay = collect(learner, env, tmp_path, 3)
     replay.steps.reward.fill_(torch.nan)
+    learner.learn(replay, 3)
     with pytest.raises(FloatingPointError, match="loss not finite"):
         learner.learn(replay, 1)
