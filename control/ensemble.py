@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from control.finite import NotFiniteError
+from control.finite import check_finite
 from mbrl_core import draws
 from mbrl_core.types import Box, Discrete, Rng, Transition
 
@@ -494,12 +494,9 @@ def _epoch(
     shuffled = split.train.gather(1, order)
     total, batches = 0.0, shuffled.split(batch_size, dim=1)
     for number, index in enumerate(batches, 1):
-        batch_loss = loss(model, x[index], y[index])
-        if not torch.isfinite(batch_loss):
-            raise NotFiniteError(
-                f"the ensemble's loss is {batch_loss.item()} in epoch {epoch}, batch {number}",
-                {"x": x[index], "y": y[index], "rows": index},
-            )
+        batch = {"x": x[index], "y": y[index], "rows": index}
+        batch_loss = loss(model, batch["x"], batch["y"])
+        check_finite(batch_loss, batch, f"the ensemble's loss in epoch {epoch}, batch {number}")
         optimizer.zero_grad(set_to_none=True)
         batch_loss.backward()
         optimizer.step()

@@ -48,9 +48,12 @@ def run_episodes(env: VectorEnv, act: Act, seeds: Sequence[int] | None = None) -
 
 
 def random_actions(space: Box | Discrete, num: int, rng: torch.Generator) -> Tensor:
-    """Uniform actions: [num, A], or int64 [num] if discrete. Infinite bounds count as one unit."""
+    """Uniform actions: [num, A], or int64 [num] if discrete, on the CPU wherever `rng` lies.
+
+    Infinite bounds count as one unit.
+    """
     if isinstance(space, Discrete):
-        return draws.integers(rng, space.n, num)
+        return draws.integers(rng, space.n, num).cpu()
     low = torch.where(space.low.isfinite(), space.low, -1.0)
     high = torch.where(space.high.isfinite(), space.high, 1.0)
-    return low + (high - low) * draws.uniform(rng, num, len(low))
+    return low + (high - low) * draws.uniform(rng, num, len(low)).to(low)

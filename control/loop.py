@@ -108,7 +108,7 @@ class Run:
         """One decision in every environment, and all that is due after it."""
         before = self.frames
         self.collect()
-        self.learn()
+        failed = self.learn()
         evaluation = None
         if self.metrics.updates and self._due(self.pace.evaluate, before):
             evaluation = self.evaluate()
@@ -118,6 +118,8 @@ class Run:
                 watcher.on_row(row)
         if self._due(self.pace.checkpoint, before) or self.replay.full:
             self.save()
+        if failed is not None and self.nan == "stop":
+            self.stop(failed)
 
     def collect(self) -> None:
         """Act, step, remember, and begin anew the rows whose episodes ended."""
@@ -141,20 +143,28 @@ class Run:
             self.obs = env.reset(mask=ended)
             self.carry = reset(self.carry, ended)
 
-    def learn(self) -> None:
-        """Let the agent learn; deal with a loss that is not finite as `nan` says."""
+    def learn(self) -> NotFiniteError | None:
+        """Let the agent learn; what is left out because a loss is not finite is counted."""
         if self.frames < self.pace.random:
-            return
+            return None
         steps, self.unlearned = self.unlearned, 0
         try:
             self.metrics.learned(self.learner.learn(self.replay, steps))
         except NotFiniteError as error:
-            if self.nan == "stop":
-                path = self.info.folder / "not-finite-batch.pt"
-                checkpoints.save(path, {"kind": "batch", **error.batch})
-                where = f"after {self.frames} frames; the batch is in {path}"
-                raise ValueError(f"{error}, {where}") from error
-            self.metrics.skipped += 1
+            self.metrics.learned(error.logged)
+            self.metrics.skipped += error.left_out
+            return error
+        return None
+
+    def stop(self, failed: NotFiniteError) -> None:
+        """Save all, and the batch whose loss was not finite, and raise ValueError."""
+        self.save()
+        path = self.info.folder / "not-finite-batch.pt"
+        checkpoints.save(path, {"kind": "batch", **failed.batch})
+        raise ValueError(
+            f"{failed}, after {self.frames} frames; the batch is in {path}: the same command goes "
+            "on without its update, and with nan=skip past all like it"
+        ) from failed
 
     def evaluate(self) -> Evaluation:
         """Play the evaluation's episodes, the same ones each time, with draws of their own."""

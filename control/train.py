@@ -28,7 +28,7 @@ from mbrl_core.types import Planner
 __all__ = ["Learner", "Recipe", "Watcher", "train"]
 
 # What may differ between two calls of the same run.
-FREE = ("out", "frames", "checkpoint_frames", "watch")
+FREE = ("out", "frames", "checkpoint_frames", "watch", "nan")
 
 
 def _tell(text: str) -> None:
@@ -77,8 +77,8 @@ def train(
         log_frames: frames between two rows of metrics.
         checkpoint_frames: frames between two checkpoints.
         replay_capacity: latest decisions that are learned from.
-        nan: what a loss that is not finite does. "stop" saves its batch and raises; "skip" leaves
-            its update out and counts it.
+        nan: what a loss that is not finite does. Its update is left out and counted; "stop" then
+            saves its batch and a checkpoint and raises, "skip" goes on.
         watch: what is told of rows and evaluations; under names, None switches one off.
         arguments: these arguments as plain data, for the record; taken from the objects where None.
         say: receives progress lines.

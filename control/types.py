@@ -53,8 +53,9 @@ class Learner(Protocol):
         the gradient steps made and are added up, everything else is averaged until it is logged.
         Draws come from the generator given to `Recipe.start`.
 
-        Raises NotFiniteError (see `control/finite.py`) before a loss that is NaN or infinite is
-        applied; the learner can be called again then.
+        A loss that is NaN or infinite is not applied: its update is left out, the others are made,
+        and at the end NotFiniteError says so (`Attempts` in `control/finite.py` does that). The
+        learner can be called again then.
         """
         ...
 

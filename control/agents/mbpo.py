@@ -26,6 +26,7 @@ from control.actor_critic import ActorPolicy, observed
 from control.agents.sac import SAC, SoftActorCritic, acts_by_policy, means
 from control.agents.schedule import Schedule
 from control.envs import VectorEnv
+from control.finite import Attempts
 from control.learned_model import LearnedModel, ModelRecipe
 from control.replay import Replay, Steps
 from control.world_model import ActorCriticWorld
@@ -131,22 +132,24 @@ class MBPOLearner:
         """What `steps` more transitions make due; the means of what was logged.
 
         The first call fits the model and uses it, but makes no updates: the random phase is not
-        made up for.
-
-        Raises NotFiniteError before a loss that is NaN or infinite is applied.
+        made up for. Nor are there any before the model was fitted.
         """
-        recipe, logged = self.recipe, self.model.fit_if_due(replay)
+        recipe, attempts, fitted = self.recipe, Attempts(), {}
+        with attempts:
+            fitted = self.model.fit_if_due(replay)
         if self.imagined is None:
             self.schedule.due(steps)
-            self.branch(replay)
-            return logged
+            if self.model.fitted:
+                self.branch(replay)
+            return attempts.result(fitted)
         losses: list[Tensor] = []
         for _ in range(steps):
             if self.schedule.decisions % recipe.rollout_every == 0:
                 self.branch(replay)
             updates = self.schedule.due(1)
-            losses += [self.sac.update(batch) for batch in self.batches(replay, updates)]
-        return logged | means(losses) | {"rollout_length": float(self.horizon)}
+            losses += attempts.each(self.sac.update, self.batches(replay, updates))
+        horizon = {"rollout_length": float(self.horizon)}
+        return attempts.result(fitted | means(losses) | horizon)
 
     @property
     def horizon(self) -> int:

@@ -20,7 +20,6 @@ off the reward of every simulated step, as MOPO does (Yu et al. 2020, arXiv:2005
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from torch import Tensor
 
 from control.ensemble import Propagation, Split, empty_split, extend_split, fit
 from control.envs import VectorEnv
-from control.finite import NotFiniteError
+from control.finite import unharmed
 from control.replay import Replay
 from control.world_model import EnsembleWorld, build_ensemble
 from mbrl_core import CEM, Particles, draws, penalised, uniform_policy
@@ -158,8 +157,7 @@ class PETSLearner:
         self.waiting = 0
         recipe, rows = self.recipe, replay.steps
         self.split = extend_split(self.split, len(replay), holdout=recipe.holdout, rng=self.rng)
-        before = copy.deepcopy((self.ensemble.state_dict(), self.optimizer.state_dict()))
-        try:
+        with unharmed(self.ensemble, self.optimizer):
             result = fit(
                 self.ensemble,
                 self.optimizer,
@@ -173,10 +171,6 @@ class PETSLearner:
                 patience=recipe.patience,
                 batch_size=recipe.batch_size,
             )
-        except NotFiniteError:
-            self.ensemble.load_state_dict(before[0])
-            self.optimizer.load_state_dict(before[1])
-            raise
         return {
             "updates": result.epochs * math.ceil(self.split.train.shape[1] / recipe.batch_size),
             "epochs": result.epochs,

@@ -27,7 +27,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from control.actor_critic import Actor, Critics
 from control.agents.schedule import Schedule
 from control.envs import VectorEnv
-from control.finite import check_finite
+from control.finite import Attempts, check_finite
 from control.replay import Replay, Steps
 from mbrl_core import Reflex, draws
 from mbrl_core.planners.common import check_counts, check_not_negative, check_positive
@@ -211,11 +211,10 @@ class SACLearner:
 
         The first call makes none: the random phase is not made up for.
         """
-        logged = [
-            self.sac.update(replay.sample(self.recipe.batch_size, self.rng, self.device))
-            for _ in range(self.schedule.due(steps))
-        ]
-        return means(logged)
+        size, attempts = self.recipe.batch_size, Attempts()
+        due = range(self.schedule.due(steps))
+        batches = (replay.sample(size, self.rng, self.device) for _ in due)
+        return attempts.result(means(attempts.each(self.sac.update, batches)))
 
     def world_model(self, record: dict[str, Any]) -> None:
         """There is no model of the world."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from control.agents.schedule import Schedule
 from control.envs import VectorEnv
+from control.finite import Attempts, NotFiniteError, check_finite
 from control.replay import Replay, Steps
 from mbrl_core import draws
 from mbrl_core.types import Box, Carry, Discrete, Planner
@@ -111,6 +112,8 @@ class BaselineLearner:
         self.rng = rng
         self.device = torch.device(device)
         self.algorithm: Any = None
+        self.stepped = 0  # steps of its optimisers
+        self.batch: dict[str, Tensor] = {}  # what it learns from at the moment
 
     def prepare(self, algorithm: Any, env: VectorEnv) -> None:
         """Give the algorithm its spaces and networks, and silence it."""
@@ -122,15 +125,30 @@ class BaselineLearner:
             algorithm._setup_model()
         algorithm.set_logger(Logger(None, []))
         self.algorithm = algorithm
+        for optimizer in self.optimizers:
+            optimizer.register_step_pre_hook(self.check)
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Of all that an update changes."""
+        return [self.algorithm.policy.optimizer]
+
+    def check(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """Raise NotFiniteError before a step whose gradient is NaN or infinite."""
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        gradients = [each.grad for each in parameters if each.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        check_finite(norm, self.batch, "the norm of a gradient of stable-baselines3")
+        self.stepped += 1
 
     @contextlib.contextmanager
     def seeded(self) -> Iterator[None]:
         """Let the global generators, from which stable-baselines3 draws, follow from `rng` alone;
-        they are as they were afterwards."""
+        they are as they were afterwards. NaN is let through to the losses, see `unvalidated`."""
         seed = int(draws.integers(self.rng, 2**31, 1))
         kept = np.random.get_state()
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(devices), unvalidated():
             torch.manual_seed(seed)
             np.random.seed(seed)
             try:
@@ -139,16 +157,10 @@ class BaselineLearner:
                 np.random.set_state(kept)
 
     def logged(self) -> dict[str, float]:
-        """What the algorithm recorded of its updates since the last look.
-
-        Raises FloatingPointError where a loss is not finite; it is then applied already.
-        """
+        """What the algorithm recorded of its updates since the last look."""
         found = self.algorithm.logger.name_to_value
         named = {name.removeprefix("train/"): float(value) for name, value in found.items()}
         found.clear()
-        lost = [name for name, value in named.items() if "loss" in name and not np.isfinite(value)]
-        if lost:
-            raise FloatingPointError(f"stable-baselines3 made an update with {lost[0]} not finite")
         return {name: v for name, v in named.items() if name not in ("n_updates", "learning_rate")}
 
     def world_model(self, record: dict[str, Any]) -> None:
@@ -209,10 +221,28 @@ class BaselineSACLearner(BaselineLearner):
         due = self.schedule.due(steps)
         if due == 0:
             return {}
-        self.algorithm.replay_buffer = _Batches(replay, self.space, self.rng, self.device)
+        size, attempts = self.recipe.batch_size, Attempts()
         with self.seeded():
-            self.algorithm.train(due, self.recipe.batch_size)
-        return {"updates": float(due), **self.logged()}
+            batches = (replay.sample(size, self.rng) for _ in range(due))
+            logged = attempts.each(self.update, batches)
+        return attempts.result({"updates": float(len(logged)), **_means(logged)})
+
+    def update(self, batch: Steps) -> dict[str, float]:
+        """One update of everything from n transitions, and what it recorded.
+
+        Raises NotFiniteError where a gradient is NaN or infinite; what it belongs to is then
+        unchanged.
+        """
+        self.batch = batch._asdict()
+        self.algorithm.replay_buffer = _Drawn(batch, self.space, self.device)
+        self.algorithm.train(1, len(batch.reward))
+        return self.logged()
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """See `BaselineLearner`."""
+        algorithm = self.algorithm
+        return [algorithm.actor.optimizer, algorithm.critic.optimizer, algorithm.ent_coef_optimizer]
 
     def state_dict(self) -> dict[str, Any]:
         """See `BaselineLearner`; and how many decisions there were."""
@@ -228,25 +258,23 @@ class BaselineSACLearner(BaselineLearner):
         self.schedule.decisions = state["decisions"]
 
 
-class _Batches:
-    """The run's replay as stable-baselines3 samples it."""
+class _Drawn:
+    """Transitions that are drawn already, as stable-baselines3 samples them."""
 
-    def __init__(
-        self, replay: Replay, space: Box | Discrete, rng: torch.Generator, device: torch.device
-    ) -> None:
-        self.replay, self.space, self.rng, self.device = replay, space, rng, device
+    def __init__(self, steps: Steps, space: Box | Discrete, device: torch.device) -> None:
+        self.steps, self.space, self.device = steps, space, device
 
     def sample(self, batch_size: int, env: None = None) -> Any:
-        """`batch_size` transitions; their actions in units of half the range."""
+        """All of them; their actions in units of half the range."""
         from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
-        drawn = self.replay.sample(batch_size, self.rng)
+        steps = self.steps
         parts = (
-            drawn.obs,
-            _scaled(drawn.action, self.space),
-            drawn.next_obs,
-            drawn.terminated.float().unsqueeze(1),
-            drawn.reward.unsqueeze(1),
+            steps.obs,
+            _scaled(steps.action, self.space),
+            steps.next_obs,
+            steps.terminated.float().unsqueeze(1),
+            steps.reward.unsqueeze(1),
         )
         return ReplayBufferSamples(*(part.to(self.device) for part in parts))
 
@@ -285,7 +313,7 @@ class BaselinePPOLearner(BaselineLearner):
         An action drawn while exploring is kept as it was before its bounds until `learn` is told
         what came of it.
         """
-        with torch.no_grad():
+        with torch.no_grad(), unvalidated():
             policy = self.algorithm.policy.get_distribution(obs.to(self.device)).distribution
             if isinstance(self.space, Discrete):
                 logits = policy.logits
@@ -303,17 +331,27 @@ class BaselinePPOLearner(BaselineLearner):
         return action, None
 
     def learn(self, replay: Replay, steps: int) -> dict[str, float]:
-        """An update once the rollout is complete, and what it recorded."""
+        """An update once the rollout is complete, and what it recorded.
+
+        Raises NotFiniteError where a gradient is NaN or infinite; what was still to be made of the
+        rollout is then left out.
+        """
         if len(self.drawn) < self.recipe.rollout:
             return {}
-        latest, truncated = replay.latest(self.recipe.rollout * self.num_envs)
-        self.fill(latest, truncated, torch.stack(self.drawn))
-        self.drawn.clear()
-        with self.seeded():
-            self.algorithm.train()
         rows = self.recipe.rollout * self.num_envs
-        batches = -(-rows // self.recipe.batch_size)
-        return {"updates": float(self.recipe.epochs * batches), **self.logged()}
+        due, before = self.recipe.epochs * -(-rows // self.recipe.batch_size), self.stepped
+        latest, truncated = replay.latest(rows)
+        self.batch = latest._asdict()
+        with self.seeded():
+            self.fill(latest, truncated, torch.stack(self.drawn))
+            self.drawn.clear()
+            try:
+                self.algorithm.train()
+            except NotFiniteError as error:
+                made = self.stepped - before
+                logged = {"updates": float(made)}
+                raise NotFiniteError(str(error), error.batch, due - made, logged) from error
+        return {"updates": float(due), **self.logged()}
 
     @torch.no_grad()
     def fill(self, steps: Steps, truncated: Tensor, drawn: Tensor) -> None:
@@ -347,6 +385,25 @@ class BaselinePPOLearner(BaselineLearner):
         """Go on from `state`."""
         super().load_state_dict(state)
         self.drawn = list(state["drawn"])
+
+
+@contextlib.contextmanager
+def unvalidated() -> Iterator[None]:
+    """No check of distributions' parameters: what is NaN comes out as such, in actions and losses,
+    where the loop deals with it as with every agent's."""
+    distribution = torch.distributions.Distribution
+    before = distribution._validate_args
+    distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        distribution.set_default_validate_args(before)
+
+
+def _means(logged: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The averages of what several updates recorded under the same names."""
+    names = logged[0] if logged else ()
+    return {name: sum(each[name] for each in logged) / len(logged) for name in names}
 
 
 def _spaces(env: VectorEnv) -> tuple[Any, Any]:

@@ -29,6 +29,7 @@ from control.agents.sac import SAC, SoftActorCritic, acts_by_policy, means
 from control.agents.schedule import Schedule
 from control.ensemble import Propagation
 from control.envs import VectorEnv
+from control.finite import Attempts
 from control.learned_model import LearnedModel, ModelRecipe
 from control.replay import Replay, Steps
 from control.world_model import ActorCriticWorld
@@ -107,13 +108,14 @@ class SVGLearner:
         """What `steps` more transitions make due; the means of what was logged.
 
         The first call fits the model, and makes no updates: the random phase is not made up for.
-
-        Raises NotFiniteError before a loss that is NaN or infinite is applied.
         """
-        logged = self.model.fit_if_due(replay)
+        attempts, fitted = Attempts(), {}
+        with attempts:
+            fitted = self.model.fit_if_due(replay)
         size, updates = self.recipe.sac.batch_size, self.schedule.due(steps)
-        batches = (replay.sample(size, self.rng, self.device) for _ in range(updates))
-        return logged | means([self.update(batch) for batch in batches])
+        due = range(updates if self.model.fitted else 0)
+        batches = (replay.sample(size, self.rng, self.device) for _ in due)
+        return attempts.result(fitted | means(attempts.each(self.update, batches)))
 
     def update(self, batch: Steps) -> Tensor:
         """One update of everything from n real transitions; numbers as `SoftActorCritic.update`."""

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from control.agents.schedule import Schedule
 from control.envs import VectorEnv
-from control.finite import check_finite
+from control.finite import Attempts, check_finite
 from control.latent import LatentModel, LatentWorld, Size, discount_for, size_named, unit_of
 from control.networks import dropout
 from control.replay import Replay, Sequences
@@ -404,14 +404,16 @@ class TDMPC2Learner:
         due = self.schedule.due(steps)
         if due == 0 or replay.count(self.recipe.horizon) == 0:
             return {}
-        logged = torch.zeros(len(LOGGED), device=self.device)
-        for _ in range(due):
-            drawn = replay.sequences(
-                self.recipe.batch_size, self.recipe.horizon, self.rng, self.device
-            )
-            logged += self.updates.update(self.batch(drawn))
-        means = (logged / due).tolist()
-        return {"updates": float(due), **dict(zip(LOGGED, means, strict=True))}
+        size, attempts = (self.recipe.batch_size, self.recipe.horizon), Attempts()
+        drawn = (replay.sequences(*size, self.rng, self.device) for _ in range(due))
+        logged = attempts.each(self.updates.update, map(self.batch, drawn))
+        if not logged:
+            return attempts.result({})
+        total = sum(logged, start=torch.zeros(len(LOGGED), device=self.device))
+        means = (total / len(logged)).tolist()
+        return attempts.result(
+            {"updates": float(len(logged)), **dict(zip(LOGGED, means, strict=True))}
+        )
 
     def batch(self, drawn: Sequences) -> Batch:
         """Stretches of the replay as the networks take them."""

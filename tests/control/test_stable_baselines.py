@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from control import checkpoints
 from control.agents.stable_baselines import BaselinePPO, BaselineSAC
 from control.envs import VectorEnv, make_env
+from control.finite import NotFiniteError
 from control.replay import Replay, Steps
 from control.train import train
 from mbrl_core import draws, generator
@@ -190,11 +192,47 @@ def test_sac_refuses_discrete_actions():
         BaselineSAC().start(make_env("gym/CartPole-v1"), None, rng=generator(0))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+def test_sac_leaves_out_an_update_that_is_not_finite_and_makes_the_others(tmp_path):
     env = make_env(PENDULUM)
     learner = BaselineSAC(hidden=(8,), batch_size=4).start(env, None, rng=generator(0))
-    replay = collect(learner, env, tmp_path, 3)
-    replay.steps.reward.fill_(torch.nan)
+    replay = collect(learner, env, tmp_path, 40)
+    replay.steps.reward[::10] = torch.nan
     learner.learn(replay, 3)
-    with pytest.raises(FloatingPointError, match="loss not finite"):
-        learner.learn(replay, 1)
+    with pytest.raises(NotFiniteError, match="gradient of stable-baselines3 is nan") as error:
+        learner.learn(replay, 12)
+    assert error.value.batch["reward"].isnan().any() and 0 < error.value.left_out < 12
+    assert error.value.logged["updates"] + error.value.left_out == 12
+    assert np.isfinite(error.value.logged["critic_loss"])
+    assert all(weight.isfinite().all() for weight in weights(learner))
+
+
+@pytest.mark.parametrize("part", ["obs", "reward"])
+def test_ppo_leaves_out_a_rollout_that_is_not_finite(part, tmp_path):
+    env = make_env(PENDULUM)
+    learner = BaselinePPO(hidden=(8,), rollout=8, batch_size=4).start(env, None, rng=generator(0))
+    replay = collect(learner, env, tmp_path, 8)
+    getattr(replay.steps, part)[-1] = torch.nan
+    before = learner.stepped
+    with pytest.raises(NotFiniteError, match="is nan") as error:
+        learner.learn(replay, 8)
+    assert error.value.left_out + learner.stepped - before == 20
+    assert error.value.logged == {"updates": learner.stepped - before}
+    assert all(weight.isfinite().all() for weight in weights(learner))
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [
+        BaselineSAC(hidden=(4,), batch_size=4, learning_rate=1e30, random_frames=5),
+        BaselinePPO(hidden=(4,), rollout=10, batch_size=5, learning_rate=1e30),
+    ],
+)
+def test_a_run_whose_networks_overflow_stops_with_its_batch_or_goes_on(agent, tmp_path):
+    run = {"env": PENDULUM, "agent": agent, "frames": 40, "eval_frames": None, "log_frames": 40}
+    run |= {"say": lambda line: None, "action_repeat": 1}
+    with pytest.raises(ValueError, match=r"is (nan|inf), after .* the batch is in"):
+        train(out=tmp_path, **run)
+    assert set(Steps._fields) < checkpoints.load(tmp_path / "not-finite-batch.pt", "batch").keys()
+    train(out=tmp_path, nan="skip", **run)
+    row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert row["frames"] == 40 and row["skipped"] > 1

@@ -26,6 +26,7 @@ from control.agents.sac import SAC
 from control.agents.tdmpc2 import TDMPC2
 from control.checkpoints import CheckpointError
 from control.episodes import run_episodes
+from control.finite import NotFiniteError
 from control.latent import Size
 from control.learned_model import ModelRecipe
 from control.loop import KIND
@@ -361,11 +362,38 @@ WILD = PETS(**SMALL | {"epochs": 20}, learning_rate=1e30)
 
 def test_a_loss_that_is_not_finite_stops_and_saves_its_batch(tmp_path):
     with pytest.raises(
-        ValueError, match=r"loss is (nan|inf) in epoch .*, batch .* after 80 frames"
+        ValueError, match=r"loss in epoch .*, batch .* is (nan|inf), after 80 frames"
     ):
         train(out=tmp_path, frames=EPISODE, **TINY | {"agent": WILD})
     batch = checkpoints.load(tmp_path / "not-finite-batch.pt", "batch")
     assert batch["x"].shape[0] == 2
+
+
+class FailingLearner(SamplingLearner):
+    """Loses one of its two updates at the 23rd decision."""
+
+    def learn(self, replay: Any, steps: int) -> dict[str, float]:
+        logged = super().learn(replay, steps)
+        if replay.total == 23:
+            raise NotFiniteError("the loss is nan", {"x": torch.zeros(1)}, logged=logged)
+        return logged | {"updates": 2}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Failing(PETS):
+    def start(self, env: Any, planner: Any, *, rng: torch.Generator) -> Any:
+        return FailingLearner(super().start(env, planner, rng=rng))
+
+
+def test_a_run_stopped_by_a_loss_goes_on_as_one_that_skips(tmp_path):
+    options = TINY | {"agent": Failing(**SMALL)}
+    train(out=tmp_path / "skip", frames=4 * EPISODE, nan="skip", **options)
+    with pytest.raises(ValueError, match="the loss is nan, after 184 frames; the batch is in"):
+        train(out=tmp_path / "stop", frames=4 * EPISODE, **options)
+    train(out=tmp_path / "stop", frames=4 * EPISODE, nan="skip", **options)
+    assert_same(tmp_path / "skip", tmp_path / "stop")
+    last = metrics(tmp_path / "stop")[-1]
+    assert last["skipped"] == 1 and last["updates"] == 2 * 31 - 1
 
 
 def test_a_loss_that_is_not_finite_is_skipped_and_counted(tmp_path):
