@@ -237,7 +237,7 @@ class Run:
         self.learner.load_state_dict(state["learner"])
         self.carry = checkpoints.unpack(state["carry"], device=self.learner.device)
         self.rng.set_state(state["rng"])
-        self.act_rng.set_state(state["act_rng"])
+        checkpoints.restore_generator(self.act_rng, state["act_rng"])
         self.env.load_state_dict(state["env"])
         self.obs = self.env.obs
         self.replay.restore(state["replay"])

@@ -3,12 +3,12 @@
     python -m control.train agent=pets env=dmc/cartpole-swingup out=runs/cartpole
 
 Everything lies in the run's folder. A run that was stopped, however roughly, continues when the
-same command is given again, and on a CPU gives bit for bit what it would have given.
+same command is given again, and on a CPU gives bit for bit what it would have given. Where it is
+computed (`device`, `compiled`) and what stops it (`nan`) may change in between.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configs.processes import held
-from control import checkpoints
+from control import arguments as recorded
 from control.envs import make_env
 from control.loop import Pace, Run
 from control.metrics import line
@@ -27,8 +27,8 @@ from mbrl_core.types import Planner
 
 __all__ = ["Learner", "Recipe", "Watcher", "train"]
 
-# What may differ between two calls of the same run.
-FREE = ("out", "frames", "checkpoint_frames", "watch", "nan")
+# What may differ between two calls of the same run, next to `recorded.FREE`.
+FREE = ("out", "frames", "checkpoint_frames", "watch")
 
 
 def _tell(text: str) -> None:
@@ -86,28 +86,33 @@ def train(
     Raises:
         ValueError: `out` holds a run with other arguments, an unknown environment, damaged
             checkpoints (CheckpointError), or a loss that is not finite (its batch is saved there).
+            What cannot work is refused before `out` is taken.
         OSError: another process writes to `out`, or the disk is full; the checkpoint before is
             intact.
         KeyboardInterrupt: after a checkpoint, on SIGINT or SIGTERM; at once on a second one.
     """
     folder = Path(out)
     repeat = _repeat(env, agent) if action_repeat is None else action_repeat
-    described = arguments or _describe(
-        env=env, agent=agent, planner=planner, seed=seed, action_repeat=repeat, num_envs=num_envs,
-        max_frames=max_frames, eval_frames=eval_frames, eval_episodes=eval_episodes,
-        log_frames=log_frames, replay_capacity=replay_capacity, nan=nan,
-    )  # fmt: skip
-    described = {name: v for name, v in described.items() if name not in FREE}
+    given = arguments or {
+        "env": env, "agent": agent, "planner": planner, "seed": seed, "action_repeat": repeat,
+        "num_envs": num_envs, "max_frames": max_frames, "eval_frames": eval_frames,
+        "eval_episodes": eval_episodes, "log_frames": log_frames,
+        "replay_capacity": replay_capacity, "nan": nan,
+    }  # fmt: skip
+    described = {name: recorded.plain(v) for name, v in given.items() if name not in FREE}
     if nan not in ("stop", "skip"):
         raise ValueError(f"nan must be 'stop' or 'skip', not {nan!r}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, not {seed}")
     _check(
+        frames=frames,
         log_frames=log_frames,
         checkpoint_frames=checkpoint_frames,
         eval_frames=eval_frames,
         eval_episodes=eval_episodes,
     )
     with held(folder):
-        _claim(folder, described)
+        recorded.check(folder, described)
         watchers = [w for w in (watch.values() if isinstance(watch, Mapping) else watch) if w]
         run = Run(
             RunInfo(folder, env, repeat, max_frames, seed, frames, described, []),
@@ -125,6 +130,7 @@ def train(
             nan=nan,
             watchers=watchers,
         )
+        recorded.record(folder, described)
         if not run.resume(say):
             run.begin()
         try:
@@ -185,29 +191,6 @@ def _check(**counts: int | None) -> None:
     for name, number in counts.items():
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, not {number}")
-
-
-def _describe(**arguments: Any) -> dict[str, Any]:
-    """Arguments as plain data; objects by their repr, which for dataclasses tells every field."""
-    plain = (str, int, float, bool, type(None))
-    return {name: v if isinstance(v, plain) else repr(v) for name, v in arguments.items()}
-
-
-def _claim(folder: Path, arguments: dict[str, Any]) -> None:
-    """Make a held folder this run's. Raises ValueError where a run with other arguments has it."""
-    path = folder / "arguments.json"
-    mine = json.loads(json.dumps(arguments))
-    if path.exists():
-        theirs = json.loads(path.read_text())
-        differ = [n for n in sorted({*mine, *theirs}) if mine.get(n) != theirs.get(n)]
-        if differ:
-            was = ", ".join(f"{n}={theirs.get(n)!r} (now {mine.get(n)!r})" for n in differ)
-            raise ValueError(f"{folder} holds a run with {was}: choose another folder")
-        return
-    if (folder / "checkpoint.pt").exists():
-        raise ValueError(f"{folder} holds a run without arguments.json: choose another folder")
-    text = json.dumps(mine, indent=2) + "\n"
-    checkpoints.write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
 if __name__ == "__main__":

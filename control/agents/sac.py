@@ -26,6 +26,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from control.actor_critic import Actor, Critics
 from control.agents.schedule import Schedule
+from control.checkpoints import restore_generator
 from control.envs import VectorEnv
 from control.finite import Attempts, check_finite
 from control.replay import Replay, Steps
@@ -188,7 +189,7 @@ class SoftActorCritic:
             self.log_temperature.copy_(state["log_temperature"])
         for name in ("actor", "critics", "target", "policy_optimizer", "value_optimizer"):
             getattr(self, name).load_state_dict(state[name])
-        self.rng.set_state(state["rng"])
+        restore_generator(self.rng, state["rng"])
 
 
 class SACLearner:

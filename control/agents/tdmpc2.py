@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from control.agents.schedule import Schedule
+from control.checkpoints import restore_generator
 from control.envs import VectorEnv
 from control.finite import Attempts, check_finite
 from control.latent import LatentModel, LatentWorld, Size, discount_for, size_named, unit_of
@@ -360,7 +361,7 @@ class Updates:
         for name in ("world", "target", "model_optimizer", "policy_optimizer"):
             getattr(self, name).load_state_dict(state[name])
         self.scale.copy_(state["scale"])
-        self.rng.set_state(state["rng"].cpu())
+        restore_generator(self.rng, state["rng"])
 
 
 class TDMPC2Learner:

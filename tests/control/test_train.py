@@ -287,7 +287,7 @@ def test_two_damaged_checkpoints_end_in_one_sentence(tmp_path):
     train(out=tmp_path, frames=2 * EPISODE, **TINY)
     for name in ("checkpoint.pt", "checkpoint.previous.pt"):
         (tmp_path / name).write_bytes(b"PK\x03\x04 not what it was")
-    with pytest.raises(CheckpointError, match=r"checkpoint.pt is damaged") as error:
+    with pytest.raises(CheckpointError, match=r"checkpoint.pt is damaged.*anew") as error:
         train(out=tmp_path, frames=3 * EPISODE, **TINY)
     assert "\n" not in str(error.value)
 
@@ -330,9 +330,41 @@ def test_other_arguments_are_refused(tmp_path):
         ValueError, match=r"holds a run with seed=0 \(now 1\): choose another folder"
     ):
         train(out=tmp_path, frames=1, seed=1, **TINY)
-    with pytest.raises(ValueError, match="holds a run with agent="):
-        train(out=tmp_path, frames=1, **TINY | {"agent": PETS(members=3)})
-    train(out=tmp_path, frames=1, **TINY | {"checkpoint_frames": 7})  # decides nothing
+    other = TINY | {
+        "agent": PETS(**SMALL | {"members": 3}),
+        "planner": RandomShooting(horizon=3, samples=8),
+    }
+    with pytest.raises(
+        ValueError,
+        match=r"with agent.exploration_noise=0.1 \(now 0.0\), agent.members=2 \(now 3\), "
+        r"planner=ICEM \(now RandomShooting\): choose",
+    ):
+        train(out=tmp_path, frames=1, **other)
+    train(out=tmp_path, frames=1, nan="skip", **TINY | {"checkpoint_frames": 7})  # decide nothing
+    (tmp_path / "arguments.json").write_text('{"agent": {')
+    with pytest.raises(ValueError, match=r"arguments.json is damaged .*: restore it, or choose"):
+        train(out=tmp_path, frames=1, **TINY)
+
+
+def test_what_computes_a_run_may_change(tmp_path):
+    options = TINY | {"planner": None, "eval_frames": None}
+    agent = SAC(hidden=(8,), batch_size=8, random_frames=EPISODE)
+    train(out=tmp_path, frames=EPISODE, **options | {"agent": agent})
+    path = tmp_path / "checkpoint.pt"
+    state = checkpoints.load(path, KIND)
+    state["act_rng"] = state["learner"]["sac"]["rng"] = torch.zeros(16, dtype=torch.uint8)
+    checkpoints.save(path, state)  # as generators of a GPU are saved
+    agent = dataclasses.replace(agent, device="cpu")
+    train(out=tmp_path, frames=2 * EPISODE, **options | {"agent": agent})
+    assert metrics(tmp_path)[-1]["frames"] == 2 * EPISODE
+
+
+def test_a_refused_command_leaves_the_folder_to_the_next(tmp_path):
+    agent = SAC(hidden=(8,), random_frames=EPISODE)
+    with pytest.raises(ValueError, match="acts by its"):
+        train(out=tmp_path, frames=1, **TINY | {"agent": agent})
+    assert not (tmp_path / "arguments.json").exists()
+    train(out=tmp_path, frames=1, **TINY | {"agent": agent, "planner": None})
 
 
 @pytest.mark.parametrize(
@@ -340,6 +372,8 @@ def test_other_arguments_are_refused(tmp_path):
     [
         ({"nan": "ignore"}, "nan must be 'stop' or 'skip', not 'ignore'"),
         ({"log_frames": 0}, "log_frames must be at least 1, not 0"),
+        ({"frames": -5}, "frames must be at least 1, not -5"),
+        ({"seed": -1}, "seed must be at least 0, not -1"),
         ({"eval_episodes": 0}, "eval_episodes must be at least 1, not 0"),
         ({"agent": PETS(random_frames=0)}, "random_frames must be at least 1"),
         (
@@ -351,7 +385,7 @@ def test_other_arguments_are_refused(tmp_path):
 )
 def test_what_cannot_work_is_refused_before_it_begins(options, sentence, tmp_path):
     with pytest.raises(ValueError, match=sentence):
-        train(out=tmp_path, frames=1, **TINY | options)
+        train(out=tmp_path, **TINY | {"frames": 1} | options)
 
 
 # -------------------------------------------------------------------------- losses not finite
