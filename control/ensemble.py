@@ -143,12 +143,13 @@ class Ensemble(nn.Module):
     # Dynamics
 
     def root(self, obs: Tensor) -> EnsembleState:
-        """Observations [B, D] as states that follow no member yet.
+        """Observations [B, D] as states that follow no member yet, where the weights lie.
 
         Raises ValueError where the ensemble was never fitted.
         """
         if not self.inputs.fitted:
             raise ValueError("the ensemble was never fitted to data: it cannot be planned with")
+        obs = obs.to(self.inputs.mean.device)
         member = torch.full((len(obs),), -1, dtype=torch.int64, device=obs.device)
         return EnsembleState(obs, member)
 

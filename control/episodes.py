@@ -29,8 +29,7 @@ def run_episodes(env: VectorEnv, act: Act, seeds: Sequence[int] | None = None) -
 
     Raises ValueError where episodes have no time limit.
     """
-    if env.frames_per_episode is None:
-        raise ValueError(f"episodes of {env.name} have no time limit: give max_frames")
+    check_limited(env)
     obs, carry = env.reset(seeds), None
     records: list[tuple[Steps, Tensor]] = []
     frames = torch.zeros(env.num_envs, dtype=torch.int64)
@@ -45,6 +44,12 @@ def run_episodes(env: VectorEnv, act: Act, seeds: Sequence[int] | None = None) -
     padded = [torch.stack(parts, 1) for parts in zip(*(steps for steps, _ in records), strict=True)]
     steps = Steps(*(part[lived] for part in padded))
     return Episodes(steps, padded[2].sum(1), frames, lived.sum(1))
+
+
+def check_limited(env: VectorEnv) -> None:
+    """Raise ValueError where episodes of `env` have no time limit, and so perhaps no end."""
+    if env.frames_per_episode is None:
+        raise ValueError(f"episodes of {env.name} have no time limit: give max_frames")
 
 
 def random_actions(space: Box | Discrete, num: int, rng: torch.Generator) -> Tensor:

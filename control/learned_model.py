@@ -31,7 +31,12 @@ from control.finite import unharmed
 from control.replay import Replay, Steps
 from control.world_model import ActorCriticWorld, build_ensemble
 from mbrl_core import draws
-from mbrl_core.planners.common import check_counts, check_positive
+from mbrl_core.planners.common import (
+    check_counts,
+    check_not_negative,
+    check_positive,
+    check_share,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +70,8 @@ class ModelRecipe:
     def __post_init__(self) -> None:
         check_counts(self, "members", "elites", "fit_every", "epochs", "patience", "batch_size")
         check_positive(self, "learning_rate", "holdout")
-        if not 0 <= self.tolerance < 1:
-            raise ValueError(f"ModelRecipe.tolerance must be in [0, 1), not {self.tolerance!r}")
+        check_not_negative(self, "weight_decay")
+        check_share(self, "holdout", "tolerance")
         if self.elites > self.members:
             raise ValueError(
                 f"ModelRecipe.elites ({self.elites}) cannot exceed ModelRecipe.members "

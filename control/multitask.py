@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from configs.processes import held
 from control import arguments as recorded
 from control import checkpoints, loop
-from control.agents.tdmpc2 import LOGGED, TDMPC2, Batch, Updates, find_device, unit_actions
+from control.agents.tdmpc2 import LOGGED, TDMPC2, Batch, Updates, unit_actions
+from control.devices import find_device
 from control.envs import make_env
 from control.latent import LatentWorld, discount_for, size_named
 from control.metrics import Metrics

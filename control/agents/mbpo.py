@@ -31,7 +31,7 @@ from control.learned_model import LearnedModel, ModelRecipe
 from control.replay import Replay, Steps
 from control.world_model import ActorCriticWorld
 from mbrl_core import draws
-from mbrl_core.planners.common import check_counts
+from mbrl_core.planners.common import check_counts, check_unit
 from mbrl_core.rollouts import follow
 from mbrl_core.types import Carry, Model, Planner, Rng, Rows
 from mbrl_core.world import World
@@ -68,8 +68,7 @@ class MBPO:
             raise ValueError(f"MBPO.rollout_length must be [k, k or more], not [{first}, {last}]")
         if not 0 <= begin < end:
             raise ValueError(f"MBPO.rollout_frames must be [f, more than f], not [{begin}, {end}]")
-        if not 0 <= self.real_share <= 1:
-            raise ValueError(f"MBPO.real_share must be in [0, 1], not {self.real_share!r}")
+        check_unit(self, "real_share")
         if self.sac.discount == 0:
             raise ValueError("MBPO.sac.discount must be above 0: a model step of 0 is an end")
 
@@ -103,6 +102,8 @@ class MBPO:
 
 class MBPOLearner:
     """Policy, model and imagined experience: all that changes while learning."""
+
+    learns_from_all = True
 
     def __init__(self, recipe: MBPO, env: VectorEnv, rng: torch.Generator) -> None:
         self.recipe = recipe

@@ -28,12 +28,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from control.devices import find_device
 from control.ensemble import Propagation, Split, empty_split, extend_split, fit
 from control.envs import VectorEnv
 from control.finite import unharmed
-from control.replay import Replay
+from control.replay import Replay, Steps
 from control.world_model import EnsembleWorld, build_ensemble
 from mbrl_core import CEM, Particles, draws, penalised, uniform_policy
+from mbrl_core.planners.common import (
+    check_counts,
+    check_not_negative,
+    check_positive,
+    check_share,
+    check_unit,
+)
 from mbrl_core.types import Box, Carry, Model, Planner, Rows
 
 
@@ -53,6 +61,7 @@ class PETS:
     exploration_noise: standard deviation added to planned actions while collecting, as a fraction
         of half the action range; the paper has none.
     train_every: decisions between two fits; one episode's where None.
+    device: where the ensemble lies, learns and is planned with: cpu, cuda, or auto.
     random_frames, action_repeat: see `Recipe`.
     """
 
@@ -72,8 +81,20 @@ class PETS:
     holdout: float = 0.1
     exploration_noise: float = 0.0
     train_every: int | None = None
+    device: str = "cpu"
     random_frames: int = 2000
     action_repeat: int = 8
+
+    def __post_init__(self) -> None:
+        check_counts(self, "members", "particles", "epochs", "patience", "batch_size")
+        check_counts(self, "action_repeat")
+        check_counts(self, "random_frames", least=0)
+        if self.train_every is not None:
+            check_counts(self, "train_every")
+        check_positive(self, "learning_rate")
+        check_not_negative(self, "weight_decay", "exploration_noise")
+        check_share(self, "holdout")
+        check_unit(self, "discount")
 
     def start(
         self, env: VectorEnv, planner: Planner | None, *, rng: torch.Generator
@@ -90,6 +111,8 @@ class PETS:
 class PETSLearner:
     """The ensemble, its optimiser and its bootstrap samples: all that changes while learning."""
 
+    learns_from_all = True
+
     def __init__(
         self,
         recipe: PETS,
@@ -98,7 +121,7 @@ class PETSLearner:
         train_every: int,
         rng: torch.Generator,
     ) -> None:
-        self.device = torch.device("cpu")
+        self.device = find_device(recipe.device)
         self.recipe = recipe
         self.planner = planner
         self.train_every = train_every
@@ -118,7 +141,7 @@ class PETSLearner:
             propagation=recipe.propagation,
             aleatoric=recipe.aleatoric,
             discount=recipe.discount,
-        )
+        ).to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.ensemble.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
@@ -129,7 +152,7 @@ class PETSLearner:
     ) -> tuple[Tensor, Carry]:
         """Plan from observations [B, D]; the actions [B, A] to execute, and the warm start."""
         recipe, space = self.recipe, self.ensemble.action_space
-        model = Model(self.ensemble, uniform_policy(space), None, space)
+        model = Model(self.ensemble, uniform_policy(space, self.device), None, space)
         state: Rows = self.ensemble.root(obs)
         if recipe.penalty:
             model = penalised(model, recipe.penalty)
@@ -137,10 +160,10 @@ class PETSLearner:
             cloud = Particles(model, recipe.particles)
             model, state = cloud.model(), cloud.root(state)
         plan, carry = self.planner(model, state, carry, rng=rng)
-        action = plan.action
+        action = plan.action.cpu()
         if explore and recipe.exploration_noise and isinstance(space, Box):
             half = (space.high - space.low) / 2
-            noise = draws.normal(rng, *action.shape)
+            noise = draws.normal(rng, *action.shape).to(action)
             action = action + recipe.exploration_noise * half * noise
             action = torch.minimum(torch.maximum(action, space.low), space.high)
         return action, carry
@@ -155,7 +178,7 @@ class PETSLearner:
         if self.waiting < self.train_every:
             return {}
         self.waiting = 0
-        recipe, rows = self.recipe, replay.steps
+        recipe, rows = self.recipe, Steps(*(part.to(self.device) for part in replay.steps))
         self.split = extend_split(self.split, len(replay), holdout=recipe.holdout, rng=self.rng)
         with unharmed(self.ensemble, self.optimizer):
             result = fit(
@@ -183,7 +206,13 @@ class PETSLearner:
     def world_model(self, record: dict[str, Any]) -> EnsembleWorld:
         """What was learned, to be saved or planned with."""
         return EnsembleWorld(
-            self.ensemble, self.env_name, self.action_repeat, self.recipe.reward, record
+            self.ensemble,
+            self.env_name,
+            self.action_repeat,
+            self.recipe.reward,
+            record,
+            particles=self.recipe.particles,
+            penalty=self.recipe.penalty,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -27,11 +27,17 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from control.actor_critic import Actor, Critics
 from control.agents.schedule import Schedule
 from control.checkpoints import restore_generator
+from control.devices import find_device
 from control.envs import VectorEnv
 from control.finite import Attempts, check_finite
 from control.replay import Replay, Steps
 from mbrl_core import Reflex, draws
-from mbrl_core.planners.common import check_counts, check_not_negative, check_positive
+from mbrl_core.planners.common import (
+    check_counts,
+    check_not_negative,
+    check_positive,
+    check_unit,
+)
 from mbrl_core.types import Box, Carry, Discrete, Planner
 
 LOGGED = ("critic_loss", "actor_loss", "q", "entropy", "temperature")
@@ -52,7 +58,7 @@ class SAC:
         dimensions where None.
     random_frames: simulator frames of random actions that come first.
     action_repeat: frames for which an action is held in the DeepMind Control Suite.
-    device: where networks and updates are.
+    device: where networks and updates are: cpu, cuda, or auto, a GPU where there is one.
     """
 
     hidden: Sequence[int] = (256, 256)
@@ -72,8 +78,7 @@ class SAC:
         check_counts(self, "random_frames", least=0)
         check_not_negative(self, "updates_per_step")
         check_positive(self, "learning_rate", "target_rate", "temperature")
-        if not 0 <= self.discount <= 1:
-            raise ValueError(f"SAC.discount must be in [0, 1], not {self.discount!r}")
+        check_unit(self, "discount")
 
     def start(self, env: VectorEnv, planner: Planner | None, *, rng: torch.Generator) -> SACLearner:
         """A learner that knows nothing yet.
@@ -92,14 +97,14 @@ class SoftActorCritic:
     ) -> None:
         """Weights, and the seed of what updates draw from, are drawn from `rng`, on the CPU.
 
-        Raises ValueError where actions are discrete or have no bounds.
+        Raises ValueError where actions are discrete or have no bounds, or there is no such device.
         """
         if not isinstance(space, Box) or not bool((space.high - space.low).isfinite().all()):
             raise ValueError(
                 f"a squashed Gaussian policy needs continuous actions between bounds, not {space}"
             )
         self.recipe = recipe
-        self.device = torch.device(recipe.device)
+        self.device = find_device(recipe.device)
         self.actor = Actor(observation_dim, space, recipe.hidden, rng).to(self.device)
         self.critics = Critics(observation_dim, space, recipe.hidden, rng).to(self.device)
         self.target = copy.deepcopy(self.critics).requires_grad_(False)
@@ -235,8 +240,8 @@ def acts_by_policy(planner: Planner | None) -> None:
     """Raise ValueError where a planner is given, other than that which follows the policy."""
     if planner is not None and planner != Reflex(action="policy"):
         raise ValueError(
-            f"this agent acts by its policy, not by {type(planner).__name__}: give planner=policy, "
-            "and plan with what it has learned by evals.control"
+            f"this agent acts by its policy, not by {type(planner).__name__}: give planner=policy; "
+            "a world model that was learned is planned with by evals.control"
         )
 
 

@@ -19,11 +19,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from control.agents.sac import acts_by_policy
 from control.agents.schedule import Schedule
+from control.devices import find_device
 from control.envs import VectorEnv
 from control.finite import Attempts, NotFiniteError, check_finite
 from control.replay import Replay, Steps
 from mbrl_core import draws
+from mbrl_core.planners.common import (
+    check_counts,
+    check_not_negative,
+    check_positive,
+    check_unit,
+)
 from mbrl_core.types import Box, Carry, Discrete, Planner
 
 
@@ -53,13 +61,21 @@ class BaselineSAC:
     random_frames: int = 5000
     action_repeat: int = 2
 
+    def __post_init__(self) -> None:
+        check_counts(self, "batch_size", "action_repeat")
+        check_counts(self, "random_frames", least=0)
+        check_positive(self, "learning_rate", "target_rate")
+        check_not_negative(self, "updates_per_step")
+        check_unit(self, "discount")
+
     def start(
         self, env: VectorEnv, planner: Planner | None, *, rng: torch.Generator
     ) -> BaselineSACLearner:
-        """A learner that knows nothing yet; it needs no planner.
+        """A learner that knows nothing yet.
 
-        Raises ValueError where actions are discrete or have no bounds.
+        Raises ValueError where a planner is to choose the actions, or they are not between bounds.
         """
+        acts_by_policy(planner)
         space = env.action_space
         if not isinstance(space, Box) or not bool((space.high - space.low).isfinite().all()):
             raise ValueError(f"SAC needs continuous actions between bounds, and {env.name} has not")
@@ -96,10 +112,23 @@ class BaselinePPO:
 
     random_frames = 0
 
+    def __post_init__(self) -> None:
+        check_counts(self, "rollout", "epochs", "action_repeat")
+        check_counts(self, "batch_size", least=2)  # advantages are standardised within a batch
+        check_positive(self, "learning_rate", "clip")
+        check_not_negative(self, "entropy")
+        check_unit(self, "discount", "gae_lambda")
+
     def start(
         self, env: VectorEnv, planner: Planner | None, *, rng: torch.Generator
     ) -> BaselinePPOLearner:
-        """A learner that knows nothing yet; it needs no planner."""
+        """A learner that knows nothing yet.
+
+        Raises ValueError where a planner is to choose the actions, or a rollout is a single step.
+        """
+        acts_by_policy(planner)
+        if self.rollout * env.num_envs < 2:
+            raise ValueError("BaselinePPO.rollout must be at least 2 in a single environment")
         return BaselinePPOLearner(self, env, rng)
 
 
@@ -110,7 +139,7 @@ class BaselineLearner:
         self.space = env.action_space
         self.num_envs = env.num_envs
         self.rng = rng
-        self.device = torch.device(device)
+        self.device = find_device(device)
         self.algorithm: Any = None
         self.stepped = 0  # steps of its optimisers
         self.batch: dict[str, Tensor] = {}  # what it learns from at the moment
@@ -195,7 +224,7 @@ class BaselineSACLearner(BaselineLearner):
             gamma=recipe.discount,
             target_entropy=-float(np.prod(_spaces(env)[1].shape)),  # what "auto" is
             policy_kwargs={"net_arch": list(recipe.hidden)},
-            device=recipe.device,
+            device=self.device,
             _init_setup_model=False,
         )
         self.prepare(algorithm, env)
@@ -298,7 +327,7 @@ class BaselinePPOLearner(BaselineLearner):
             clip_range=recipe.clip,
             ent_coef=recipe.entropy,
             policy_kwargs={"net_arch": list(recipe.hidden)},
-            device=recipe.device,
+            device=self.device,
             _init_setup_model=False,
         )
         self.prepare(algorithm, env)

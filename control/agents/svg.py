@@ -83,6 +83,8 @@ class SVG:
 class SVGLearner:
     """Policy, critics and model: all that changes while learning."""
 
+    learns_from_all = True
+
     def __init__(self, recipe: SVG, env: VectorEnv, rng: torch.Generator) -> None:
         self.recipe = recipe
         self.sac = SoftActorCritic(recipe.sac, env.observation_dim, env.action_space, rng=rng)

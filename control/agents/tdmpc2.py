@@ -33,6 +33,7 @@ from torch.nn import functional as F
 
 from control.agents.schedule import Schedule
 from control.checkpoints import restore_generator
+from control.devices import find_device
 from control.envs import VectorEnv
 from control.finite import Attempts, check_finite
 from control.latent import LatentModel, LatentWorld, Size, discount_for, size_named, unit_of
@@ -40,7 +41,13 @@ from control.networks import dropout
 from control.replay import Replay, Sequences
 from control.world_model import LatentWorldModel, Task
 from mbrl_core import MCTS, TDMPC, Gumbel, draws
-from mbrl_core.planners.common import check_counts, check_not_negative, check_positive
+from mbrl_core.planners.common import (
+    check_counts,
+    check_not_negative,
+    check_positive,
+    check_share,
+    check_unit,
+)
 from mbrl_core.types import Box, Carry, Discrete, Planner
 
 RANGE = (0.05, 0.95)  # quantiles of Q between which its scale lies
@@ -118,10 +125,13 @@ class TDMPC2:
 
     def __post_init__(self) -> None:
         check_counts(self, "horizon", "batch_size", "action_repeat")
-        check_positive(self, "learning_rate", "target_rate", "clip", "rho")
+        check_counts(self, "random_frames", least=0)
+        check_positive(self, "learning_rate", "encoder_rate", "target_rate", "clip", "rho")
         check_not_negative(self, "updates_per_step", "entropy", "discrete_entropy", "exploration")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"TDMPC2.dropout must be in [0, 1), not {self.dropout!r}")
+        check_not_negative(self, "consistency", "reward", "value", "end")
+        check_share(self, "dropout")
+        if self.discount is not None:
+            check_unit(self, "discount")
         size_named(self.size)
 
     def start(
@@ -155,13 +165,6 @@ def published_planner(recipe: TDMPC2, space: Box | Discrete) -> Planner:
         return MCTS(simulations=32, candidates=space.n, selection=Gumbel())
     more = 2 if len(space.low) >= MANY_ACTIONS else 0
     return TDMPC(horizon=recipe.horizon, iterations=6 + more, compiled=recipe.compiled)
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name; of "auto", a GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 class Batch(NamedTuple):
