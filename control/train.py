@@ -72,11 +72,13 @@ def train(
         num_envs: environments stepped side by side, each in an episode of its own.
         max_frames: cuts episodes.
         eval_frames: frames between two evaluations, which are episodes apart from training,
-            without exploration, in environments and with draws of their own; None for none.
+            without exploration, in environments and with draws of their own; there is one at the
+            end, too, whose row a run that is given more frames drops. None for none.
         eval_episodes: episodes of each, the same ones every time.
         log_frames: frames between two rows of metrics.
         checkpoint_frames: frames between two checkpoints.
-        replay_capacity: latest decisions that are learned from.
+        replay_capacity: latest decisions that are learned from. Agents that fit a model to all of
+            them (PETS, MBPO, SVG) need room for the whole run.
         nan: what a loss that is not finite does. Its update is left out and counted; "stop" then
             saves its batch and a checkpoint and raises, "skip" goes on.
         watch: what is told of rows and evaluations; under names, None switches one off.
@@ -129,9 +131,10 @@ def train(
             capacity=replay_capacity,
             nan=nan,
             watchers=watchers,
+            say=say,
         )
         recorded.record(folder, described)
-        if not run.resume(say):
+        if not run.resume():
             run.begin()
         try:
             for watcher in watchers:
@@ -146,17 +149,24 @@ def train(
 def _drive(run: Run, frames: int, say: Callable[[str], None]) -> None:
     """Advance to the end, or until told to stop; either way the last step is saved."""
     with _noted_signals() as noted:
+        told = len(run.metrics.rows)
         while run.frames < frames:
-            told = len(run.metrics.rows)
             run.advance()
-            if len(run.metrics.rows) > told:
-                say(line(run.metrics.rows, frames))
+            told = _tell_rows(run, told, frames, say)
             if noted:
                 run.save()
                 say(f"stopped after {run.frames} frames; the same command continues")
                 raise KeyboardInterrupt
-        run.save()
+        run.finish()
+        _tell_rows(run, told, frames, say)
     say(f"done after {run.frames} frames: {run.info.folder}")
+
+
+def _tell_rows(run: Run, told: int, frames: int, say: Callable[[str], None]) -> int:
+    """Say the latest row where there are more than `told`; how many there are."""
+    if len(run.metrics.rows) > told:
+        say(line(run.metrics.rows, frames))
+    return len(run.metrics.rows)
 
 
 @contextmanager

@@ -32,6 +32,8 @@ class Learner(Protocol):
     """An agent at work."""
 
     device: torch.device  # where its tensors lie; the generators `act` is given lie there, too
+    # A learner that learns from every step of the run, and not from the latest alone, says so by
+    # `learns_from_all = True`.
 
     def act(
         self, obs: Tensor, carry: Carry, *, explore: bool, rng: torch.Generator

@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 
 from control import checkpoints
+from control.agents.dynaq import DynaQAgent
 from control.agents.mbpo import MBPO
 from control.agents.pets import PETS
 from control.agents.sac import SAC
+from control.agents.stable_baselines import BaselinePPO, BaselineSAC
 from control.agents.tdmpc2 import TDMPC2
 from control.checkpoints import CheckpointError
 from control.episodes import run_episodes
@@ -109,7 +111,7 @@ from control.train import train
 for agent, options in AGENTS.items():
     child = os.fork()
     if child == 0:
-        train(out=os.path.join(sys.argv[1], agent), frames=10**9, **options)
+        train(out=os.path.join(sys.argv[1], agent), frames=10**6, **options)
     print(agent, child)
 """
 
@@ -132,6 +134,13 @@ def outcome(folder: Path) -> dict[str, Any]:
         del state["metrics"][name]
     del state["replay"]["before"]  # when the last checkpoint but one was
     return state
+
+
+def train_quietly(folder: Path, frames: int, **options: Any) -> list[str]:
+    """Train, and return what was said."""
+    said: list[str] = []
+    train(out=folder, frames=frames, **options | {"say": said.append})
+    return said
 
 
 def metrics(folder: Path) -> list[Row]:
@@ -354,7 +363,7 @@ def test_what_computes_a_run_may_change(tmp_path):
     state = checkpoints.load(path, KIND)
     state["act_rng"] = state["learner"]["sac"]["rng"] = torch.zeros(16, dtype=torch.uint8)
     checkpoints.save(path, state)  # as generators of a GPU are saved
-    agent = dataclasses.replace(agent, device="cpu")
+    agent = dataclasses.replace(agent, device="auto")
     train(out=tmp_path, frames=2 * EPISODE, **options | {"agent": agent})
     assert metrics(tmp_path)[-1]["frames"] == 2 * EPISODE
 
@@ -376,6 +385,14 @@ def test_a_refused_command_leaves_the_folder_to_the_next(tmp_path):
         ({"seed": -1}, "seed must be at least 0, not -1"),
         ({"eval_episodes": 0}, "eval_episodes must be at least 1, not 0"),
         ({"agent": PETS(random_frames=0)}, "random_frames must be at least 1"),
+        ({"agent": PETS(device="gpu")}, "device 'gpu' cannot be used here .*: take cpu, or cuda"),
+        (
+            {"frames": 800, "replay_capacity": 99},
+            "800 frames are at least 100: give replay_capacity=100 or more, not 99",
+        ),
+        ({"agent": BaselineSAC()}, "acts by its policy, not by ICEM: give planner=policy"),
+        ({"agent": BaselinePPO()}, "acts by its policy, not by ICEM: give planner=policy"),
+        ({"agent": DynaQAgent()}, "acts by its policy, not by ICEM: give planner=policy"),
         (
             {"planner": CategoricalCEM(horizon=2, samples=8, elites=2)},
             "CategoricalCEM needs numbered actions, .*: take planner=cem",
@@ -386,6 +403,28 @@ def test_a_refused_command_leaves_the_folder_to_the_next(tmp_path):
 def test_what_cannot_work_is_refused_before_it_begins(options, sentence, tmp_path):
     with pytest.raises(ValueError, match=sentence):
         train(out=tmp_path, **TINY | {"frames": 1} | options)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "sentence"),
+    [
+        (PETS, {"epochs": 0}, "PETS.epochs must be a whole number of at least 1, not 0"),
+        (PETS, {"batch_size": 0}, "PETS.batch_size must be a whole number of at least 1, not 0"),
+        (PETS, {"holdout": 1.5}, r"PETS.holdout must be in \[0, 1\), not 1.5"),
+        (PETS, {"discount": 2.0}, r"PETS.discount must be in \[0, 1\], not 2.0"),
+        (TDMPC2, {"discount": 2.0}, r"TDMPC2.discount must be in \[0, 1\], not 2.0"),
+        (TDMPC2, {"encoder_rate": 0.0}, "TDMPC2.encoder_rate must be above 0, not 0.0"),
+        (TDMPC2, {"value": -1.0}, "TDMPC2.value must be 0 or more, not -1.0"),
+        (ModelRecipe, {"holdout": 1.5}, r"ModelRecipe.holdout must be in \[0, 1\), not 1.5"),
+        (BaselineSAC, {"batch_size": 0}, "BaselineSAC.batch_size must be a whole number of at"),
+        (BaselineSAC, {"updates_per_step": -1.0}, "updates_per_step must be 0 or more, not -1.0"),
+        (BaselinePPO, {"batch_size": 1}, "BaselinePPO.batch_size must be a whole number of at"),
+        (BaselinePPO, {"clip": 0.0}, "BaselinePPO.clip must be above 0, not 0.0"),
+    ],
+)
+def test_hyperparameters_that_make_no_sense_are_refused(recipe, settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        recipe(**settings)
 
 
 # -------------------------------------------------------------------------- losses not finite
@@ -486,6 +525,29 @@ def test_watchers_are_told_everything_and_change_nothing(straight, tmp_path):
     assert (evaluation.frames, evaluation.lengths.tolist()) == (4 * EPISODE, [EPISODE] * 2)
     assert evaluation.actions.shape == (10, 1)
     assert_same(straight, tmp_path)
+
+
+def test_the_end_is_evaluated_and_a_longer_run_is_as_if_it_had_not_been(straight, tmp_path):
+    said = train_quietly(tmp_path, 3 * EPISODE, **TINY)
+    assert "evaluated" in said[-2] and said[-1].startswith("done")
+    rows = metrics(tmp_path)
+    assert [row["frames"] for row in rows] == [EPISODE, 2 * EPISODE, 3 * EPISODE, 3 * EPISODE]
+    assert "eval_return" in rows[1] and "eval_return" in rows[3] and "eval_return" not in rows[2]
+    train(out=tmp_path, frames=6 * EPISODE, **TINY)
+    assert_same(straight, tmp_path)
+
+
+def test_an_evaluation_of_what_learned_nothing_is_said_to_be_left_out(tmp_path):
+    said = train_quietly(tmp_path, 40, **TINY | {"eval_frames": 40})
+    assert said[0] == "not evaluated after 40 frames: nothing was learned yet"
+
+
+def test_what_is_not_finite_is_null_in_json(tmp_path):
+    agent = PETS(**SMALL, holdout=0.0)
+    train(out=tmp_path, frames=2 * EPISODE, **TINY | {"agent": agent, "eval_frames": None})
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert "NaN" not in text and metrics(tmp_path)[-1]["holdout_mse"] is None
+    assert "nan" in (tmp_path / "metrics.csv").read_text()
 
 
 def test_evaluations_do_not_change_what_is_learned(straight, tmp_path):
