@@ -301,7 +301,7 @@ class LatentWorldModel(WorldModel):
     """TD-MPC2's: latent dynamics with rewards, a policy and values, of one task or several.
 
     Settings: `heads`, the numbers of the value networks that a plan's end is judged by (the first
-    two, as published two are; see `LatentModel`), and `half_precision`.
+    two; `LatentModel` says how the published code chooses), and `half_precision`.
     """
 
     NAME = "tdmpc2"

@@ -41,6 +41,9 @@ from mbrl_core.world import World
 class MBPO:
     """The hyperparameters; `start` makes the learner.
 
+    Defaults are the paper's; `configs/agent/mbpo.yaml`, from which `agent=mbpo` is made, has fewer
+    rollouts and updates and smaller networks, for a laptop.
+
     sac: of the policy, its critics and their updates; `updates_per_step` is G.
     model: of the ensemble and its fits.
     rollouts_per_step: M, imagined rollouts per decision.

@@ -49,6 +49,9 @@ from mbrl_core.types import Box, Carry, Model, Planner, Rows
 class PETS:
     """The hyperparameters; `start` makes the learner.
 
+    Networks are of the paper's size; `configs/agent/pets.yaml`, from which `agent=pets` is made,
+    has smaller ones, for a laptop, and waits longer for progress.
+
     members, hidden: of the ensemble.
     propagation, aleatoric: how rollouts use it, see `Ensemble`.
     reward: "learned" from data, or "given" by `control/rewards.py`.

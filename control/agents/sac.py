@@ -47,6 +47,9 @@ LOGGED = ("critic_loss", "actor_loss", "q", "entropy", "temperature")
 class SAC:
     """The hyperparameters; `start` makes the learner.
 
+    Defaults are the paper's; `configs/agent/sac.yaml`, from which `agent=sac` is made, has smaller
+    networks, for a laptop.
+
     hidden: units of the hidden layers of the policy and of each critic.
     updates_per_step: of policy, critics and temperature per decision; may be a fraction.
     batch_size: transitions per update.

@@ -44,6 +44,9 @@ from mbrl_core.world import World
 class SVG:
     """The hyperparameters; `start` makes the learner.
 
+    `configs/agent/svg.yaml`, from which `agent=svg` is made, has smaller networks and a smaller
+    ensemble, for a laptop, and starts at a lower temperature.
+
     sac: of the policy, its critics and their updates.
     model: of the ensemble and its fits.
     horizon: H, model steps that the policy's gradient goes through.
