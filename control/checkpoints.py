@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,7 +119,12 @@ def load_newest(path: Path, kind: str) -> tuple[dict[str, Any], str]:
         try:
             payload = load(older, kind)
         except CheckpointError:
-            raise error from None
+            if not path.is_file():
+                raise error from None
+            raise CheckpointError(
+                f"{error}, and there is no earlier one that can be read: begin anew in another "
+                "folder"
+            ) from None
         _link(older, path)
         return payload, f"{error}; continuing from {older.name}"
 
@@ -182,6 +188,18 @@ def unpack(value: Any, device: torch.device | None = None) -> Any:
     if name == "dict":
         return dict(zip(value["keys"], parts, strict=True))
     return tuple(parts) if name == "tuple" else _named_tuple(name)(*parts)
+
+
+def restore_generator(rng: torch.Generator, state: Tensor) -> None:
+    """Let `rng` go on from a saved state.
+
+    On another kind of device than it was saved on, where states are of another kind too, it goes
+    on from a seed that follows from the saved one.
+    """
+    if len(state) == len(rng.get_state()):
+        rng.set_state(state.cpu())
+    else:
+        rng.manual_seed(zlib.crc32(state.cpu().numpy().tobytes()))
 
 
 _TYPE = "type of value"

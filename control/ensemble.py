@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from control.finite import NotFiniteError
+from control.finite import check_finite
 from mbrl_core import draws
 from mbrl_core.types import Box, Discrete, Rng, Transition
 
@@ -143,12 +143,13 @@ class Ensemble(nn.Module):
     # Dynamics
 
     def root(self, obs: Tensor) -> EnsembleState:
-        """Observations [B, D] as states that follow no member yet.
+        """Observations [B, D] as states that follow no member yet, where the weights lie.
 
         Raises ValueError where the ensemble was never fitted.
         """
         if not self.inputs.fitted:
             raise ValueError("the ensemble was never fitted to data: it cannot be planned with")
+        obs = obs.to(self.inputs.mean.device)
         member = torch.full((len(obs),), -1, dtype=torch.int64, device=obs.device)
         return EnsembleState(obs, member)
 
@@ -494,12 +495,9 @@ def _epoch(
     shuffled = split.train.gather(1, order)
     total, batches = 0.0, shuffled.split(batch_size, dim=1)
     for number, index in enumerate(batches, 1):
-        batch_loss = loss(model, x[index], y[index])
-        if not torch.isfinite(batch_loss):
-            raise NotFiniteError(
-                f"the ensemble's loss is {batch_loss.item()} in epoch {epoch}, batch {number}",
-                {"x": x[index], "y": y[index], "rows": index},
-            )
+        batch = {"x": x[index], "y": y[index], "rows": index}
+        batch_loss = loss(model, batch["x"], batch["y"])
+        check_finite(batch_loss, batch, f"the ensemble's loss in epoch {epoch}, batch {number}")
         optimizer.zero_grad(set_to_none=True)
         batch_loss.backward()
         optimizer.step()

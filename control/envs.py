@@ -77,15 +77,16 @@ def make_env(
 
     Args:
         name: `dmc/<domain>-<task>` (`dmc/cartpole-swingup`, `dmc/ball-in-cup-catch`) or `gym/<id>`
-            (`gym/Pendulum-v1`), with settings after question marks
-            (`gym/FrozenLake-v1?is_slippery:false?map_name:8x8`).
+            (`gym/Pendulum-v1`; `gym/module:Name-v0` where a module of yours registers it), with
+            settings after question marks (`gym/FrozenLake-v1?is_slippery:false?map_name:8x8`).
         num_envs: how many run side by side.
         action_repeat: frames for which an action is held.
         seed: decides the episodes of `reset()` without seeds.
         max_frames: cut episodes after so many frames, if the environment's own limit is later.
 
     Raises:
-        ValueError: an unknown name, or a number below 1. ModuleNotFoundError: the suite is missing.
+        ValueError: an unknown name, an environment that cannot be made here, or a number below 1.
+        ModuleNotFoundError: the suite is missing.
     """
     for what, number in [("num_envs", num_envs), ("action_repeat", action_repeat)]:
         if number < 1:
@@ -295,18 +296,23 @@ def suite_tasks() -> dict[str, tuple[str, str]]:
 class Gymnasium:
     """One Gymnasium environment with its observation flattened (one-hot where it is discrete).
 
-    Its settings follow its name: `FrozenLake-v1?is_slippery:false?map_name:8x8`.
+    Its settings follow its name: `FrozenLake-v1?is_slippery:false?map_name:8x8`. One that a module
+    registers when it is imported is named `module:Name-v0`, as in Gymnasium.
     """
 
     def __init__(self, task: str, render_mode: str | None = None) -> None:
         gymnasium = importlib.import_module("gymnasium")
         name, *settings = task.split("?")
-        _look_up("gym", name, dict.fromkeys(gymnasium.registry))
+        _import_of(name)
+        _look_up("gym", name.rpartition(":")[2], dict.fromkeys(gymnasium.registry))
         given = dict(map(_setting, settings))
+        shown = {} if render_mode is None else {"render_mode": render_mode}
         try:
-            self._env = gymnasium.make(name, render_mode=render_mode, **given)
+            self._env = gymnasium.make(name, **shown, **given)
         except TypeError as error:
             raise ValueError(f"gym/{name} cannot be made with {given}: {error}") from error
+        except (gymnasium.error.Error, ImportError) as error:
+            raise ValueError(f"gym/{name} cannot be made here: {error}") from error
         self._flatten = gymnasium.spaces.flatten
         space = self._env.action_space
         self._first_action = int(getattr(space, "start", 0))
@@ -341,6 +347,16 @@ class Gymnasium:
     def _flat(self, observation: Any) -> np.ndarray:
         flat = self._flatten(self._env.observation_space, observation)
         return np.asarray(flat, dtype=np.float32)
+
+
+def _import_of(name: str) -> None:
+    """Import the module of `module:Name-v0`, which registers it; of another name none."""
+    module, colon, _ = name.partition(":")
+    try:
+        if colon:
+            importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"gym/{name} needs the module {module}: {error}") from error
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -29,8 +29,7 @@ def run_episodes(env: VectorEnv, act: Act, seeds: Sequence[int] | None = None) -
 
     Raises ValueError where episodes have no time limit.
     """
-    if env.frames_per_episode is None:
-        raise ValueError(f"episodes of {env.name} have no time limit: give max_frames")
+    check_limited(env)
     obs, carry = env.reset(seeds), None
     records: list[tuple[Steps, Tensor]] = []
     frames = torch.zeros(env.num_envs, dtype=torch.int64)
@@ -47,10 +46,19 @@ def run_episodes(env: VectorEnv, act: Act, seeds: Sequence[int] | None = None) -
     return Episodes(steps, padded[2].sum(1), frames, lived.sum(1))
 
 
+def check_limited(env: VectorEnv) -> None:
+    """Raise ValueError where episodes of `env` have no time limit, and so perhaps no end."""
+    if env.frames_per_episode is None:
+        raise ValueError(f"episodes of {env.name} have no time limit: give max_frames")
+
+
 def random_actions(space: Box | Discrete, num: int, rng: torch.Generator) -> Tensor:
-    """Uniform actions: [num, A], or int64 [num] if discrete. Infinite bounds count as one unit."""
+    """Uniform actions: [num, A], or int64 [num] if discrete, on the CPU wherever `rng` lies.
+
+    Infinite bounds count as one unit.
+    """
     if isinstance(space, Discrete):
-        return draws.integers(rng, space.n, num)
+        return draws.integers(rng, space.n, num).cpu()
     low = torch.where(space.low.isfinite(), space.low, -1.0)
     high = torch.where(space.high.isfinite(), space.high, 1.0)
-    return low + (high - low) * draws.uniform(rng, num, len(low))
+    return low + (high - low) * draws.uniform(rng, num, len(low)).to(low)

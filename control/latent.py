@@ -257,9 +257,14 @@ class LatentModel:
     """A latent world as planners see it: `Dynamics`, `Policy` and `Value` of one task.
 
     States are latent states [R, L]. A row's value is that of the policy's mean action (the
-    expectation over a categorical policy), averaged over the heads chosen: published are two drawn
-    anew for each plan, and only these are evaluated. An episode ends where the network that
-    predicts ends says it is likelier than not.
+    expectation over a categorical policy), averaged over the heads chosen, and only these are
+    evaluated. An episode ends where the network that predicts ends says it is likelier than not.
+
+    The published code differs in two points. It judges the end of a plan by two heads drawn anew at
+    every call, hence in every iteration of MPPI, and at an action sampled from the policy. Here the
+    heads are those given, for a whole plan (`TDMPC2Learner.act` draws two for each, saved models
+    take the first two), and the action is the policy's mean: a plan's value is a function of its
+    actions alone, and iterations compare like with like.
     """
 
     def __init__(

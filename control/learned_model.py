@@ -16,12 +16,27 @@ from torch import Tensor
 
 from control.agents.sac import SoftActorCritic
 from control.endings import Ending, fit_ending
-from control.ensemble import Ensemble, Propagation, Split, empty_split, extend_split, fit, width_of
+from control.ensemble import (
+    Ensemble,
+    Fit,
+    Propagation,
+    Split,
+    empty_split,
+    extend_split,
+    fit,
+    width_of,
+)
 from control.envs import VectorEnv
+from control.finite import unharmed
 from control.replay import Replay, Steps
 from control.world_model import ActorCriticWorld, build_ensemble
 from mbrl_core import draws
-from mbrl_core.planners.common import check_counts, check_positive
+from mbrl_core.planners.common import (
+    check_counts,
+    check_not_negative,
+    check_positive,
+    check_share,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +70,8 @@ class ModelRecipe:
     def __post_init__(self) -> None:
         check_counts(self, "members", "elites", "fit_every", "epochs", "patience", "batch_size")
         check_positive(self, "learning_rate", "holdout")
-        if not 0 <= self.tolerance < 1:
-            raise ValueError(f"ModelRecipe.tolerance must be in [0, 1), not {self.tolerance!r}")
+        check_not_negative(self, "weight_decay")
+        check_share(self, "holdout", "tolerance")
         if self.elites > self.members:
             raise ValueError(
                 f"ModelRecipe.elites ({self.elites}) cannot exceed ModelRecipe.members "
@@ -111,6 +126,11 @@ class LearnedModel:
         self.dynamics = self._best()
 
     @property
+    def fitted(self) -> bool:
+        """Whether a fit has succeeded."""
+        return bool(self.ensemble.inputs.fitted)
+
+    @property
     def due(self) -> int:
         """The number of real transitions from which on the next fit is due."""
         return self.split.rows + self.recipe.fit_every if self.split.rows else 1
@@ -118,36 +138,18 @@ class LearnedModel:
     def fit_if_due(self, replay: Replay) -> dict[str, float]:
         """Fit to all experience where enough has come since the last time; what to log.
 
-        Raises NotFiniteError before a loss that is NaN or infinite is applied.
+        Raises NotFiniteError where a loss is NaN or infinite; the model is then what it was before
+        the fit, and the next is tried after as many transitions.
         """
         if replay.total < self.due:
             return {}
         recipe = self.recipe
         steps = Steps(*(part.to(self.device) for part in replay.steps))
-        split = extend_split(self.split, replay.total, holdout=recipe.holdout, rng=self.rng)
-        result = fit(
-            self.ensemble,
-            self.optimizer,
-            steps.obs,
-            steps.action,
-            steps.reward,
-            steps.next_obs,
-            split,
-            rng=self.rng,
-            epochs=recipe.epochs,
-            patience=recipe.patience,
-            tolerance=recipe.tolerance,
-            batch_size=recipe.batch_size,
-        )
-        logged = {
-            "model_epochs": float(result.epochs),
-            "model_loss": result.train_loss,
-            "holdout_mse": result.holdout_mse,
-            "holdout_gmse": result.holdout_gmse,
-        }
-        if recipe.reward == "learned" and self._some_ended(steps.terminated):
-            logged["ending_loss"] = self._fit_ending(steps)
-        self.split = split
+        self.split = extend_split(self.split, replay.total, holdout=recipe.holdout, rng=self.rng)
+        with unharmed(self.ensemble, self.optimizer, self.ending, self.ending_optimizer):
+            result, logged = self._fit(steps)
+            if recipe.reward == "learned" and self._some_ended(steps.terminated):
+                logged["ending_loss"] = self._fit_ending(steps)
         self.elites = result.member_gmse.argsort(stable=True)[: recipe.elites].cpu()
         self.dynamics = self._best()
         return logged
@@ -173,6 +175,30 @@ class LearnedModel:
 
     def _some_ended(self, terminated: Tensor) -> bool:
         return bool(terminated.any()) and not bool(terminated.all())
+
+    def _fit(self, steps: Steps) -> tuple[Fit, dict[str, float]]:
+        """Fit the ensemble; how it went, in full and to log."""
+        recipe = self.recipe
+        result = fit(
+            self.ensemble,
+            self.optimizer,
+            steps.obs,
+            steps.action,
+            steps.reward,
+            steps.next_obs,
+            self.split,
+            rng=self.rng,
+            epochs=recipe.epochs,
+            patience=recipe.patience,
+            tolerance=recipe.tolerance,
+            batch_size=recipe.batch_size,
+        )
+        return result, {
+            "model_epochs": float(result.epochs),
+            "model_loss": result.train_loss,
+            "holdout_mse": result.holdout_mse,
+            "holdout_gmse": result.holdout_gmse,
+        }
 
     def _fit_ending(self, steps: Steps) -> float:
         return fit_ending(

@@ -5,6 +5,7 @@ act -> step -> remember -> begin anew the rows that ended -> learn -> evaluate -
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -61,12 +62,13 @@ class Run:
         capacity: int,
         nan: Literal["stop", "skip"],
         watchers: list[Watcher],
+        say: Callable[[str], None],
     ) -> None:
         """A run that has seen nothing.
 
-        `env` is what is learned in, `judge` has an environment for every episode of an evaluation.
-        Raises ValueError where these would have no end, and on a planner of other actions than
-        the environment's.
+        `env` is what is learned in, `judge` has an environment for every episode of an evaluation;
+        `say` receives notes. Raises ValueError where evaluations would have no end, on a planner of
+        other actions than the environment's, and on a replay that is too small for the agent.
         """
         if pace.evaluate and judge.frames_per_episode is None:
             raise ValueError(
@@ -83,9 +85,15 @@ class Run:
                 "take planner=cem"
             )
         self.info, self.pace, self.nan, self.watchers = info, pace, nan, watchers
-        self.env, self.judge = env, judge
+        self.env, self.judge, self.say = env, judge, say
         self.rng = _generator(info.seed, LEARNING)
         self.learner: Learner = agent.start(env, planner, rng=self.rng)
+        decisions = math.ceil(info.frames / env.action_repeat)  # where no action is cut short
+        if getattr(self.learner, "learns_from_all", False) and capacity < decisions:
+            raise ValueError(
+                f"{type(agent).__name__} learns from every decision, and {info.frames} frames are "
+                f"at least {decisions}: give replay_capacity={decisions} or more, not {capacity}"
+            )
         self.act_rng = _generator(info.seed, ACTING, device=self.learner.device)
         self.replay = Replay(
             info.folder / "replay",
@@ -108,16 +116,14 @@ class Run:
         """One decision in every environment, and all that is due after it."""
         before = self.frames
         self.collect()
-        self.learn()
-        evaluation = None
-        if self.metrics.updates and self._due(self.pace.evaluate, before):
-            evaluation = self.evaluate()
+        failed = self.learn()
+        evaluation = self.evaluate() if self._due(self.pace.evaluate, before) else None
         if evaluation is not None or self._due(self.pace.log, before):
-            row = self.metrics.row(self.frames, self.replay.total, evaluation)
-            for watcher in self.watchers:
-                watcher.on_row(row)
+            self.report(evaluation)
         if self._due(self.pace.checkpoint, before) or self.replay.full:
             self.save()
+        if failed is not None and self.nan == "stop":
+            self.stop(failed)
 
     def collect(self) -> None:
         """Act, step, remember, and begin anew the rows whose episodes ended."""
@@ -141,23 +147,43 @@ class Run:
             self.obs = env.reset(mask=ended)
             self.carry = reset(self.carry, ended)
 
-    def learn(self) -> None:
-        """Let the agent learn; deal with a loss that is not finite as `nan` says."""
+    def learn(self) -> NotFiniteError | None:
+        """Let the agent learn; what is left out because a loss is not finite is counted."""
         if self.frames < self.pace.random:
-            return
+            return None
         steps, self.unlearned = self.unlearned, 0
         try:
             self.metrics.learned(self.learner.learn(self.replay, steps))
         except NotFiniteError as error:
-            if self.nan == "stop":
-                path = self.info.folder / "not-finite-batch.pt"
-                checkpoints.save(path, {"kind": "batch", **error.batch})
-                where = f"after {self.frames} frames; the batch is in {path}"
-                raise ValueError(f"{error}, {where}") from error
-            self.metrics.skipped += 1
+            self.metrics.learned(error.logged)
+            self.metrics.skipped += error.left_out
+            return error
+        return None
 
-    def evaluate(self) -> Evaluation:
-        """Play the evaluation's episodes, the same ones each time, with draws of their own."""
+    def stop(self, failed: NotFiniteError) -> None:
+        """Save all, and the batch whose loss was not finite, and raise ValueError."""
+        self.save()
+        path = self.info.folder / "not-finite-batch.pt"
+        checkpoints.save(path, {"kind": "batch", **failed.batch})
+        raise ValueError(
+            f"{failed}, after {self.frames} frames; the batch is in {path}: the same command goes "
+            "on without its update, and with nan=skip past all like it"
+        ) from failed
+
+    def report(self, evaluation: Evaluation | None) -> None:
+        """Add a row of metrics, and tell the watchers."""
+        row = self.metrics.row(self.frames, self.replay.total, evaluation)
+        for watcher in self.watchers:
+            watcher.on_row(row)
+
+    def evaluate(self) -> Evaluation | None:
+        """Play the evaluation's episodes, the same ones each time, with draws of their own.
+
+        None, and a word, where nothing was learned yet.
+        """
+        if not self.metrics.updates:
+            self.say(f"not evaluated after {self.frames} frames: nothing was learned yet")
+            return None
         seeds = _state(self.info.seed, EPISODES, words=self.judge.num_envs)
         played = run_episodes(self.judge, self._actor(EVALUATION), seeds)
         first = played.steps.action[: int(played.decisions[0])]
@@ -176,6 +202,22 @@ class Run:
         return every is not None and before // every < self.frames // every
 
     # Stopping and going on
+
+    def finish(self) -> None:
+        """Save, and evaluate what was learned unless the last step did.
+
+        The row of that evaluation is not in the checkpoint: a run that is given more frames goes on
+        as if it had not ended here.
+        """
+        self.save()
+        last = self.metrics.rows[-1] if self.metrics.rows else {}
+        if self.pace.evaluate is None or (
+            last.get("frames") == self.frames and "eval_return" in last
+        ):
+            return
+        evaluation = self.evaluate()
+        if evaluation is not None:
+            self.report(evaluation)
 
     def begin(self) -> None:
         """Start the first episodes."""
@@ -213,27 +255,27 @@ class Run:
         checkpoints.save(folder / "checkpoint.pt", payload, keep_previous=True)
         self.saved = self.frames
 
-    def resume(self, say: Callable[[str], None]) -> bool:
+    def resume(self) -> bool:
         """Go on from the folder's checkpoint; False where there is none."""
         path = self.info.folder / "checkpoint.pt"
         if not path.exists() and not checkpoints.previous(path).exists():
             return False
         state, warning = checkpoints.load_newest(path, KIND)
         if warning:
-            say(warning)
+            self.say(warning)
         self.frames = self.saved = state["frames"]
         self.unlearned = state["unlearned"]
         self.earned = state["earned"]
         self.learner.load_state_dict(state["learner"])
         self.carry = checkpoints.unpack(state["carry"], device=self.learner.device)
         self.rng.set_state(state["rng"])
-        self.act_rng.set_state(state["act_rng"])
+        checkpoints.restore_generator(self.act_rng, state["act_rng"])
         self.env.load_state_dict(state["env"])
         self.obs = self.env.obs
         self.replay.restore(state["replay"])
         self.metrics.load_state_dict(state["metrics"])
         self.metrics.write()
-        say(f"continuing after {self.frames} frames")
+        self.say(f"continuing after {self.frames} frames")
         return True
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,7 +104,7 @@ class Metrics:
         lines = _csv(self._header, [dict(zip(self._header, self._header, strict=True)), *self.rows])
         for name, text in [
             ("metrics.csv", lines),
-            ("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows)),
+            ("metrics.jsonl", "".join(map(_json, self.rows))),
         ]:
             write_atomically(self.folder / name, lambda path, text=text: path.write_text(text))  # type: ignore[misc]
 
@@ -112,7 +113,7 @@ class Metrics:
             return self.write()
         for name, text in [
             ("metrics.csv", _csv(self._header, [row])),
-            ("metrics.jsonl", json.dumps(row) + "\n"),
+            ("metrics.jsonl", _json(row)),
         ]:
             path = self.folder / name
             with explain_full_disk(path), path.open("a") as file:
@@ -147,6 +148,12 @@ def _remaining(rows: Sequence[Row], frames: int) -> str:
         if seconds >= size:
             return f", {seconds / size:.1f} {unit} left"
     return f", {seconds:.0f} s left"
+
+
+def _json(row: Row) -> str:
+    """A row as a line of JSON, which has no NaN and no infinity: null stands for them."""
+    numbers = {name: v if math.isfinite(v) else None for name, v in row.items()}
+    return json.dumps(numbers, allow_nan=False) + "\n"
 
 
 def _csv(header: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:

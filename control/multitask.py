@@ -11,7 +11,6 @@ drawn uniformly. A run that was stopped continues when the same command is given
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +21,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from configs.processes import held
+from control import arguments as recorded
 from control import checkpoints, loop
-from control.agents.tdmpc2 import LOGGED, TDMPC2, Batch, Updates, find_device, unit_actions
+from control.agents.tdmpc2 import LOGGED, TDMPC2, Batch, Updates, unit_actions
+from control.devices import find_device
 from control.envs import make_env
 from control.latent import LatentWorld, discount_for, size_named
 from control.metrics import Metrics
@@ -33,6 +34,7 @@ from mbrl_core import draws
 from mbrl_core.types import Discrete
 
 KIND = "run of control.multitask"
+FREE = ("out", "updates", "checkpoint_updates")  # what may differ between two calls
 
 
 def train_multitask(
@@ -44,29 +46,40 @@ def train_multitask(
     updates: int = 100_000,
     log_updates: int = 1_000,
     checkpoint_updates: int = 10_000,
+    arguments: dict[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Make `updates` updates from the replays of `data`; returns the run's folder.
 
     Args:
         data: folders of runs of `control.train`, of one task each. They are only read.
-        agent: the hyperparameters; those of acting and collecting have no effect.
+        agent: the hyperparameters; those of acting and collecting have no effect. Without a
+            `discount` each task has that of its run (see `read_run`).
         out: the run's folder. It holds `model.pt`, which `evals.control` plays in each of the
-            tasks, `metrics.csv` and `.jsonl`, and `checkpoint.pt` (and the one before).
+            tasks, `metrics.csv` and `.jsonl`, `arguments.json`, and `checkpoint.pt` (and the one
+            before).
         seed: decides everything random.
         updates: in all; a finished run can be given more.
         log_updates: updates between two rows of metrics.
         checkpoint_updates: updates between two checkpoints.
+        arguments: these arguments as plain data, for the record; taken from the objects where None.
         say: receives progress lines.
 
     Raises:
         ValueError: `data` holds no run, two runs of one task, or one of discrete actions; `out`
-            holds a run of other tasks.
+            holds a run with other arguments.
     """
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, not {seed}")
     if min(updates, log_updates, checkpoint_updates) < 1:
         raise ValueError("updates, log_updates and checkpoint_updates must be at least 1")
+    given = arguments or {
+        "data": [str(path) for path in data], "agent": agent, "seed": seed,
+        "log_updates": log_updates,
+    }  # fmt: skip
+    described = {name: recorded.plain(v) for name, v in given.items() if name not in FREE}
     folder, rng = Path(out), draws.generator(seed)
-    dataset = Dataset([read_run(path) for path in data], agent.horizon)
+    dataset = Dataset([read_run(path, agent.discount) for path in data], agent.horizon)
     may_end = any(not task.env.startswith("dmc/") for task in dataset.tasks)
     world = LatentWorld(
         dataset.observation_dim,
@@ -78,6 +91,8 @@ def train_multitask(
     )
     run = _Run(folder, Updates(agent, world.to(find_device(agent.device)), rng), dataset, rng)
     with held(folder):
+        recorded.check(folder, described)
+        recorded.record(folder, described)
         run.resume(say)
         while run.done < updates:
             run.advance()
@@ -184,9 +199,6 @@ class _Run:
         state, warning = checkpoints.load_newest(path, KIND)
         if warning:
             say(warning)
-        names = [task.env for task in self.dataset.tasks]
-        if state["tasks"] != names:
-            raise ValueError(f"{self.folder} holds a run of {state['tasks']}, not of {names}")
         self.done, self._sum, self._number = state["done"], state["sum"], state["number"]
         self.rng.set_state(state["rng"])
         self.metrics.load_state_dict(state["metrics"])
@@ -194,14 +206,17 @@ class _Run:
         say(f"continuing after {self.done} updates")
 
 
-def read_run(folder: str | Path) -> tuple[Task, Replay]:
+def read_run(folder: str | Path, discount: float | None = None) -> tuple[Task, Replay]:
     """The task and the replay of a run of `control.train`.
+
+    The task's discount is the one given, else that of the run where TD-MPC2 was told one, else that
+    which suits the length of its episodes (`discount_for`).
 
     Raises CheckpointError where there is no such run.
     """
     folder = Path(folder)
     state, _ = checkpoints.load_newest(folder / "checkpoint.pt", loop.KIND)
-    arguments: dict[str, Any] = json.loads((folder / "arguments.json").read_text())
+    arguments = recorded.read(folder)
     name, repeat = arguments["env"], arguments["action_repeat"]
     if repeat is None:  # which a command leaves to the agent
         repeat = arguments["agent"]["action_repeat"] if name.startswith("dmc/") else 1
@@ -214,7 +229,10 @@ def read_run(folder: str | Path) -> tuple[Task, Replay]:
         capacity=arguments["replay_capacity"],
     )
     replay.restore(state["replay"])
-    discount = discount_for(env.frames_per_episode, repeat)
+    if discount is None and arguments["agent"]["_target_"].endswith(".TDMPC2"):
+        discount = arguments["agent"]["discount"]
+    if discount is None:
+        discount = discount_for(env.frames_per_episode, repeat)
     return Task(name, repeat, env.observation_dim, env.action_space, discount), replay
 
 

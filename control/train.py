@@ -3,12 +3,12 @@
     python -m control.train agent=pets env=dmc/cartpole-swingup out=runs/cartpole
 
 Everything lies in the run's folder. A run that was stopped, however roughly, continues when the
-same command is given again, and on a CPU gives bit for bit what it would have given.
+same command is given again, and on a CPU gives bit for bit what it would have given. Where it is
+computed (`device`, `compiled`) and what stops it (`nan`) may change in between.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configs.processes import held
-from control import checkpoints
+from control import arguments as recorded
 from control.envs import make_env
 from control.loop import Pace, Run
 from control.metrics import line
@@ -27,7 +27,7 @@ from mbrl_core.types import Planner
 
 __all__ = ["Learner", "Recipe", "Watcher", "train"]
 
-# What may differ between two calls of the same run.
+# What may differ between two calls of the same run, next to `recorded.FREE`.
 FREE = ("out", "frames", "checkpoint_frames", "watch")
 
 
@@ -72,13 +72,15 @@ def train(
         num_envs: environments stepped side by side, each in an episode of its own.
         max_frames: cuts episodes.
         eval_frames: frames between two evaluations, which are episodes apart from training,
-            without exploration, in environments and with draws of their own; None for none.
+            without exploration, in environments and with draws of their own; there is one at the
+            end, too, whose row a run that is given more frames drops. None for none.
         eval_episodes: episodes of each, the same ones every time.
         log_frames: frames between two rows of metrics.
         checkpoint_frames: frames between two checkpoints.
-        replay_capacity: latest decisions that are learned from.
-        nan: what a loss that is not finite does. "stop" saves its batch and raises; "skip" leaves
-            its update out and counts it.
+        replay_capacity: latest decisions that are learned from. Agents that fit a model to all of
+            them (PETS, MBPO, SVG) need room for the whole run.
+        nan: what a loss that is not finite does. Its update is left out and counted; "stop" then
+            saves its batch and a checkpoint and raises, "skip" goes on.
         watch: what is told of rows and evaluations; under names, None switches one off.
         arguments: these arguments as plain data, for the record; taken from the objects where None.
         say: receives progress lines.
@@ -86,28 +88,33 @@ def train(
     Raises:
         ValueError: `out` holds a run with other arguments, an unknown environment, damaged
             checkpoints (CheckpointError), or a loss that is not finite (its batch is saved there).
+            What cannot work is refused before `out` is taken.
         OSError: another process writes to `out`, or the disk is full; the checkpoint before is
             intact.
         KeyboardInterrupt: after a checkpoint, on SIGINT or SIGTERM; at once on a second one.
     """
     folder = Path(out)
     repeat = _repeat(env, agent) if action_repeat is None else action_repeat
-    described = arguments or _describe(
-        env=env, agent=agent, planner=planner, seed=seed, action_repeat=repeat, num_envs=num_envs,
-        max_frames=max_frames, eval_frames=eval_frames, eval_episodes=eval_episodes,
-        log_frames=log_frames, replay_capacity=replay_capacity, nan=nan,
-    )  # fmt: skip
-    described = {name: v for name, v in described.items() if name not in FREE}
+    given = arguments or {
+        "env": env, "agent": agent, "planner": planner, "seed": seed, "action_repeat": repeat,
+        "num_envs": num_envs, "max_frames": max_frames, "eval_frames": eval_frames,
+        "eval_episodes": eval_episodes, "log_frames": log_frames,
+        "replay_capacity": replay_capacity, "nan": nan,
+    }  # fmt: skip
+    described = {name: recorded.plain(v) for name, v in given.items() if name not in FREE}
     if nan not in ("stop", "skip"):
         raise ValueError(f"nan must be 'stop' or 'skip', not {nan!r}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, not {seed}")
     _check(
+        frames=frames,
         log_frames=log_frames,
         checkpoint_frames=checkpoint_frames,
         eval_frames=eval_frames,
         eval_episodes=eval_episodes,
     )
     with held(folder):
-        _claim(folder, described)
+        recorded.check(folder, described)
         watchers = [w for w in (watch.values() if isinstance(watch, Mapping) else watch) if w]
         run = Run(
             RunInfo(folder, env, repeat, max_frames, seed, frames, described, []),
@@ -124,8 +131,10 @@ def train(
             capacity=replay_capacity,
             nan=nan,
             watchers=watchers,
+            say=say,
         )
-        if not run.resume(say):
+        recorded.record(folder, described)
+        if not run.resume():
             run.begin()
         try:
             for watcher in watchers:
@@ -140,17 +149,24 @@ def train(
 def _drive(run: Run, frames: int, say: Callable[[str], None]) -> None:
     """Advance to the end, or until told to stop; either way the last step is saved."""
     with _noted_signals() as noted:
+        told = len(run.metrics.rows)
         while run.frames < frames:
-            told = len(run.metrics.rows)
             run.advance()
-            if len(run.metrics.rows) > told:
-                say(line(run.metrics.rows, frames))
+            told = _tell_rows(run, told, frames, say)
             if noted:
                 run.save()
                 say(f"stopped after {run.frames} frames; the same command continues")
                 raise KeyboardInterrupt
-        run.save()
+        run.finish()
+        _tell_rows(run, told, frames, say)
     say(f"done after {run.frames} frames: {run.info.folder}")
+
+
+def _tell_rows(run: Run, told: int, frames: int, say: Callable[[str], None]) -> int:
+    """Say the latest row where there are more than `told`; how many there are."""
+    if len(run.metrics.rows) > told:
+        say(line(run.metrics.rows, frames))
+    return len(run.metrics.rows)
 
 
 @contextmanager
@@ -185,29 +201,6 @@ def _check(**counts: int | None) -> None:
     for name, number in counts.items():
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, not {number}")
-
-
-def _describe(**arguments: Any) -> dict[str, Any]:
-    """Arguments as plain data; objects by their repr, which for dataclasses tells every field."""
-    plain = (str, int, float, bool, type(None))
-    return {name: v if isinstance(v, plain) else repr(v) for name, v in arguments.items()}
-
-
-def _claim(folder: Path, arguments: dict[str, Any]) -> None:
-    """Make a held folder this run's. Raises ValueError where a run with other arguments has it."""
-    path = folder / "arguments.json"
-    mine = json.loads(json.dumps(arguments))
-    if path.exists():
-        theirs = json.loads(path.read_text())
-        differ = [n for n in sorted({*mine, *theirs}) if mine.get(n) != theirs.get(n)]
-        if differ:
-            was = ", ".join(f"{n}={theirs.get(n)!r} (now {mine.get(n)!r})" for n in differ)
-            raise ValueError(f"{folder} holds a run with {was}: choose another folder")
-        return
-    if (folder / "checkpoint.pt").exists():
-        raise ValueError(f"{folder} holds a run without arguments.json: choose another folder")
-    text = json.dumps(mine, indent=2) + "\n"
-    checkpoints.write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
 if __name__ == "__main__":

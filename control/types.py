@@ -32,6 +32,8 @@ class Learner(Protocol):
     """An agent at work."""
 
     device: torch.device  # where its tensors lie; the generators `act` is given lie there, too
+    # A learner that learns from every step of the run, and not from the latest alone, says so by
+    # `learns_from_all = True`.
 
     def act(
         self, obs: Tensor, carry: Carry, *, explore: bool, rng: torch.Generator
@@ -53,8 +55,9 @@ class Learner(Protocol):
         the gradient steps made and are added up, everything else is averaged until it is logged.
         Draws come from the generator given to `Recipe.start`.
 
-        Raises NotFiniteError (see `control/finite.py`) before a loss that is NaN or infinite is
-        applied; the learner can be called again then.
+        A loss that is NaN or infinite is not applied: its update is left out, the others are made,
+        and at the end NotFiniteError says so (`Attempts` in `control/finite.py` does that). The
+        learner can be called again then.
         """
         ...
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,6 +44,18 @@ class WorldModel(ABC):
     env: str  # a name for `make_env`
     action_repeat: int  # simulator frames per model step
     record: dict[str, Any]  # how it was made: seed, frames, episodes, ...
+    # What it was planned with while it was learned, unless told else:
+    particles: int = 1  # futures simulated per candidate
+    penalty: float = 0.0  # times the disagreement of what it consists of, taken off every reward
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where its weights lie; generators that planners draw from have to lie there, too."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> None:
+        """Move its weights."""
 
     @property
     @abstractmethod
@@ -121,6 +133,17 @@ class EnsembleWorld(WorldModel):
     action_repeat: int
     reward: str  # "learned" or "given"
     record: dict[str, Any]
+    particles: int = field(default=1, kw_only=True)
+    penalty: float = field(default=0.0, kw_only=True)
+
+    @property
+    def device(self) -> torch.device:
+        """See `WorldModel.device`."""
+        return self.ensemble.inputs.mean.device
+
+    def to(self, device: torch.device) -> None:
+        """See `WorldModel.to`."""
+        self.ensemble.to(device)
 
     @property
     def observation_dim(self) -> int:
@@ -138,7 +161,8 @@ class EnsembleWorld(WorldModel):
 
     def _model(self, discount: float | None, **settings: Any) -> Model:
         dynamics = self.ensemble.using(discount=discount, **settings)
-        return Model(dynamics, uniform_policy(self.action_space), None, self.action_space)
+        policy = uniform_policy(self.action_space, self.device)
+        return Model(dynamics, policy, None, self.action_space)
 
     def contents(self) -> dict[str, Any]:
         """See `WorldModel.contents`."""
@@ -157,6 +181,8 @@ class EnsembleWorld(WorldModel):
             "action_repeat": self.action_repeat,
             "observation_dim": self.observation_dim,
             "reward": self.reward,
+            "particles": self.particles,
+            "penalty": self.penalty,
             "ensemble": settings,
         }
         weights = dict(ensemble.state_dict())
@@ -181,6 +207,8 @@ class EnsembleWorld(WorldModel):
             metadata["action_repeat"],
             metadata["reward"],
             metadata["record"],
+            particles=metadata.get("particles", 1),  # files of PETS had neither once
+            penalty=metadata.get("penalty", 0.0),
         )
 
 
@@ -192,6 +220,11 @@ class ActorCriticWorld(EnsembleWorld):
 
     actor: Actor
     critics: Critics
+
+    def to(self, device: torch.device) -> None:
+        """See `WorldModel.to`."""
+        for networks in (self.ensemble, self.actor, self.critics):
+            networks.to(device)
 
     def _model(self, discount: float | None, **settings: Any) -> Model:
         model = super()._model(discount, **settings)
@@ -268,7 +301,7 @@ class LatentWorldModel(WorldModel):
     """TD-MPC2's: latent dynamics with rewards, a policy and values, of one task or several.
 
     Settings: `heads`, the numbers of the value networks that a plan's end is judged by (the first
-    two, as published two are; see `LatentModel`), and `half_precision`.
+    two; `LatentModel` says how the published code chooses), and `half_precision`.
     """
 
     NAME = "tdmpc2"
@@ -278,6 +311,15 @@ class LatentWorldModel(WorldModel):
     tasks: tuple[Task, ...]
     record: dict[str, Any]
     chosen: int = 0  # which task it is a model of at present
+
+    @property
+    def device(self) -> torch.device:
+        """See `WorldModel.device`."""
+        return self.world.device
+
+    def to(self, device: torch.device) -> None:
+        """See `WorldModel.to`."""
+        self.world.to(device)
 
     @property
     def env(self) -> str:  # type: ignore[override]

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from control.devices import find_device
 from control.ensemble import Propagation
 from control.envs import VectorEnv
-from control.episodes import run_episodes
+from control.episodes import check_limited, run_episodes
 from control.simulator import TrueWorld, true_world
 from control.world_model import WorldModel, find_world_model, load_world_model
 from evals.records import RecordStore, fingerprint
@@ -58,12 +59,14 @@ def evaluate(
     parallel: int = 5,
     keep: int = 1,
     action_repeat: int | None = None,
+    max_frames: int | None = None,
     propagation: Propagation | None = None,
     aleatoric: bool | None = None,
-    particles: int = 1,
+    particles: int | None = None,
     risk: Risk | None = None,
-    penalty: float = 0.0,
+    penalty: float | None = None,
     budget: Mapping[str, float | None] | None = None,
+    device: str = "cpu",
     arguments: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -81,12 +84,16 @@ def evaluate(
         keep: of so many episodes the record holds observations, actions and rewards.
         action_repeat: simulator frames an action is held; None is what the model was trained at,
             and with the simulator 8 in DMControl, 1 elsewhere.
+        max_frames: cuts episodes after so many simulator frames.
         propagation: how the ensemble's members share the rows (see `Ensemble`).
         aleatoric: whether predicted noise is drawn.
-        particles: futures simulated per candidate (see `mbrl_core.Particles`).
+        particles: futures simulated per candidate (see `mbrl_core.Particles`); as the model was
+            planned with while it was learned where None.
         risk: what their returns are worth together; their mean where None.
-        penalty: times the members' disagreement, taken off every reward; below 0 it is sought.
+        penalty: times the members' disagreement, taken off every reward; below 0 it is sought; as
+            `particles` where None.
         budget: limits per decision, by the names of `mbrl_core.Budget`.
+        device: where a learned model lies and plans: cpu, cuda, or auto.
         arguments: what the run folder records; by default the plain ones given here.
         say: receives progress lines.
 
@@ -97,21 +104,20 @@ def evaluate(
     """
     counts = {"episodes": episodes, "parallel": parallel, "particles": particles}
     for name, number in counts.items():
-        if number < 1:
+        if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, not {number}")
-    if particles == 1 and not isinstance(risk, Mean | None):
-        raise ValueError(
-            f"risk={risk} weighs the returns of several particles, and there is one: set particles"
-        )
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, not {seed}")
     settings = {"propagation": propagation, "aleatoric": aleatoric}
-    world = _find_world(env, model, action_repeat, settings | {"penalty": penalty or None})
-    wrap = partial(_wrap, particles, risk or Mean(), penalty)
     deciding = {
         "env": env, "model": model, "planner": repr(planner), "episodes": episodes, "seed": seed,
-        "parallel": parallel, "keep": keep, "action_repeat": action_repeat, **settings,
-        "particles": particles, "risk": repr(risk), "penalty": penalty,
-        "budget": dict(budget or {}),
+        "parallel": parallel, "keep": keep, "action_repeat": action_repeat,
+        "max_frames": max_frames, **settings, "particles": particles, "risk": repr(risk),
+        "penalty": penalty, "budget": dict(budget or {}), "device": device,
     }  # fmt: skip
+    world = _find_world(env, model, action_repeat, device, settings | {"penalty": penalty or None})
+    check_limited(world.make_env(max_frames=max_frames))
+    wrap = _wrapping(world, particles, risk, penalty)
     described = {k: v for k, v in (arguments or deciding).items() if k != "out"}
     described["weights"] = None if model == SIMULATOR else fingerprint(find_world_model(model))
     limits = Budget(**(budget or {}))  # type: ignore[arg-type]
@@ -122,7 +128,8 @@ def evaluate(
             if not missing:
                 continue
             # The whole group is played even if part of it is on record: equal shapes round alike.
-            records = _play(world, planner, list(numbers), seed, limits, keep, settings, wrap)
+            envs = world.make_env(len(numbers), max_frames=max_frames)
+            records = _play(world, envs, planner, list(numbers), seed, limits, keep, settings, wrap)
             for i in missing:
                 store.append(i, records[i - first])
             returns = [record["return"] for record in store.records]
@@ -155,10 +162,11 @@ def summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _find_world(
-    env: str, model: str, action_repeat: int | None, settings: dict[str, Any]
+    env: str, model: str, action_repeat: int | None, device: str, settings: dict[str, Any]
 ) -> WorldModel | TrueWorld:
     """What to plan with; ValueError where it does not fit what was asked."""
     if model == SIMULATOR:
+        settings = settings | {"device": None if device in ("cpu", "auto") else device}
         given = [name for name, value in settings.items() if value is not None]
         if given:
             raise ValueError(f"the simulator has no {given[0]}: that is for learned models")
@@ -169,6 +177,7 @@ def _find_world(
             f"the world model {model} was trained at action repeat {world.action_repeat}, "
             f"not {action_repeat}"
         )
+    world.to(find_device(device))
     return world
 
 
@@ -181,11 +190,17 @@ class _Driver:
     """Acts with a planner and keeps its ledger."""
 
     def __init__(
-        self, model: Model, root: Root, planner: Planner, seeds: list[int], budget: Budget
+        self,
+        model: Model,
+        root: Root,
+        planner: Planner,
+        seeds: list[int],
+        budget: Budget,
+        device: torch.device,
     ) -> None:
         self.model, self.root, self.planner, self.budget = model, root, planner, budget
         # A generator per episode: what is played beside an episode does not change its draws.
-        self.rng = [generator(seed) for seed in seeds]
+        self.rng = [generator(seed, device) for seed in seeds]
         self.cost: Cost | None = None
 
     def __call__(self, obs: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
@@ -193,12 +208,29 @@ class _Driver:
             self.model, self.root(obs), carry, rng=self.rng, budget=self.budget
         )
         self.cost = plan.cost if self.cost is None else self.cost + plan.cost
-        return plan.action, carry
+        return plan.action.cpu(), carry
 
 
 def _repeat_of(env: str) -> int:
     """Frames an action is held by default where nothing was trained."""
     return SUITE_REPEAT if env.startswith("dmc/") else 1
+
+
+def _wrapping(
+    world: WorldModel | TrueWorld,
+    particles: int | None,
+    risk: Risk | None,
+    penalty: float | None,
+) -> Callable[[Model, Root], tuple[Model, Root]]:
+    """`_wrap` with what is given; where None, with what the model was planned with in training."""
+    own = (world.particles, world.penalty) if isinstance(world, WorldModel) else (1, 0.0)
+    particles = own[0] if particles is None else particles
+    penalty = own[1] if penalty is None else penalty
+    if particles == 1 and not isinstance(risk, Mean | None):
+        raise ValueError(
+            f"risk={risk} weighs the returns of several particles, and there is one: set particles"
+        )
+    return partial(_wrap, particles, risk or Mean(), penalty)
 
 
 def _wrap(
@@ -215,6 +247,7 @@ def _wrap(
 
 def _play(
     world: WorldModel | TrueWorld,
+    env: VectorEnv,
     planner: Planner,
     numbers: list[int],
     seed: int,
@@ -223,15 +256,14 @@ def _play(
     settings: dict[str, Any],
     wrap: Callable[[Model, Root], tuple[Model, Root]],
 ) -> list[dict[str, Any]]:
-    """The records of the episodes `numbers`, played side by side."""
+    """The records of the episodes `numbers`, played side by side in `env`."""
     seeds = [seed * SEED_STEP + number for number in numbers]
-    env: VectorEnv = world.make_env(len(numbers))
     root: Root
     if isinstance(world, TrueWorld):
-        model, root = world.model(), partial(_true_root, world, env)
+        model, root, device = world.model(), partial(_true_root, world, env), torch.device("cpu")
     else:
-        model, root = world.model(**settings), world.root
-    driver = _Driver(*wrap(model, root), planner, seeds, budget)
+        model, root, device = world.model(**settings), world.root, world.device
+    driver = _Driver(*wrap(model, root), planner, seeds, budget, device)
     started = time.perf_counter()
     episodes = run_episodes(env, driver, seeds)
     seconds = time.perf_counter() - started

@@ -1,6 +1,6 @@
 """Keep of a run what tables and plots need, as small files below records/.
 
-    python -m evals.keep run=runs/control/dmc/walker-walk/tdmpc2-0
+    python -m evals.keep run=runs/control/dmc/walker-walk/tdmpc2-tdmpc2-0
     python -m evals.keep run=runs/evals/dmc/walker-walk/zero
 
 The first is a run of `control.train`, the second of `evals.control`. What the table against

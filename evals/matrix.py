@@ -1,7 +1,7 @@
 """One model, every planner: the same trained model under each planner that it can serve.
 
     python -m evals.matrix model=cartpole-swingup
-    python -m evals.matrix model=runs/control/dmc/walker-walk/tdmpc2-0/model.pt horizon=3
+    python -m evals.matrix model=runs/control/dmc/walker-walk/tdmpc2-tdmpc2-0/model.pt horizon=3
 
 Planners are compared at equal model steps a decision and at equal milliseconds a decision, beside
 what needs no planning (zero, random and policy-only actions) and planning with the true simulator.

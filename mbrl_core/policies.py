@@ -34,9 +34,9 @@ class ListedActions:
         return Proposal(actions, torch.zeros(chosen.shape, device=self.actions.device))
 
 
-def all_actions(space: Discrete) -> ListedActions:
-    """Every action of a discrete space."""
-    return ListedActions(torch.arange(space.n))
+def all_actions(space: Discrete, device: torch.device | None = None) -> ListedActions:
+    """Every action of a discrete space, on `device`."""
+    return ListedActions(torch.arange(space.n, device=device))
 
 
 def grid_actions(space: Box, points: int) -> ListedActions:
@@ -88,9 +88,16 @@ class RandomActions:
         return Proposal(actions, torch.zeros((total, num), device=actions.device))
 
 
-def uniform_policy(space: Box | Discrete) -> ListedActions | RandomActions:
-    """What to try where nothing is known: every discrete action, or uniform draws from a box."""
-    return all_actions(space) if isinstance(space, Discrete) else RandomActions(space)
+def uniform_policy(
+    space: Box | Discrete, device: torch.device | None = None
+) -> ListedActions | RandomActions:
+    """What to try where nothing is known: every discrete action, or uniform draws from a box.
+
+    Its actions lie on `device`; where None, on that of the space.
+    """
+    if isinstance(space, Discrete):
+        return all_actions(space, device)
+    return RandomActions(space if device is None else Box(*(bound.to(device) for bound in space)))
 
 
 def numbered(logits: Tensor, num: int, *, rng: Rng) -> Proposal:

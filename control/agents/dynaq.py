@@ -19,10 +19,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from control.agents.sac import acts_by_policy
 from control.envs import VectorEnv
 from control.replay import Replay
 from mbrl_core import DynaQ
 from mbrl_core.dyna import Tables
+from mbrl_core.planners.common import check_unit
 from mbrl_core.types import Carry, Discrete, Planner, Transition
 
 
@@ -50,10 +52,13 @@ class DynaQAgent:
     def start(
         self, env: VectorEnv, planner: Planner | None, *, rng: torch.Generator
     ) -> DynaQLearner:
-        """A learner that knows nothing yet; it needs no planner.
+        """A learner that knows nothing yet.
 
-        Raises ValueError where actions are continuous or a hyperparameter is out of range.
+        Raises ValueError where a planner is to choose the actions, they are continuous, or a
+        hyperparameter is out of range.
         """
+        acts_by_policy(planner)
+        check_unit(self, "discount")
         if not isinstance(env.action_space, Discrete):
             raise ValueError(f"Dyna-Q needs discrete actions, and {env.name} has continuous ones")
         dyna = DynaQ(

@@ -23,13 +23,15 @@ import torch
 from torch import Tensor
 
 from control.actor_critic import ActorPolicy, observed
-from control.agents.sac import SAC, SoftActorCritic, acts_by_policy, due, means
+from control.agents.sac import SAC, SoftActorCritic, acts_by_policy, means
+from control.agents.schedule import Schedule
 from control.envs import VectorEnv
+from control.finite import Attempts
 from control.learned_model import LearnedModel, ModelRecipe
 from control.replay import Replay, Steps
 from control.world_model import ActorCriticWorld
 from mbrl_core import draws
-from mbrl_core.planners.common import check_counts
+from mbrl_core.planners.common import check_counts, check_unit
 from mbrl_core.rollouts import follow
 from mbrl_core.types import Carry, Model, Planner, Rng, Rows
 from mbrl_core.world import World
@@ -38,6 +40,9 @@ from mbrl_core.world import World
 @dataclass(frozen=True, kw_only=True)
 class MBPO:
     """The hyperparameters; `start` makes the learner.
+
+    Defaults are the paper's; `configs/agent/mbpo.yaml`, from which `agent=mbpo` is made, has fewer
+    rollouts and updates and smaller networks, for a laptop.
 
     sac: of the policy, its critics and their updates; `updates_per_step` is G.
     model: of the ensemble and its fits.
@@ -66,8 +71,7 @@ class MBPO:
             raise ValueError(f"MBPO.rollout_length must be [k, k or more], not [{first}, {last}]")
         if not 0 <= begin < end:
             raise ValueError(f"MBPO.rollout_frames must be [f, more than f], not [{begin}, {end}]")
-        if not 0 <= self.real_share <= 1:
-            raise ValueError(f"MBPO.real_share must be in [0, 1], not {self.real_share!r}")
+        check_unit(self, "real_share")
         if self.sac.discount == 0:
             raise ValueError("MBPO.sac.discount must be above 0: a model step of 0 is an end")
 
@@ -102,6 +106,8 @@ class MBPO:
 class MBPOLearner:
     """Policy, model and imagined experience: all that changes while learning."""
 
+    learns_from_all = True
+
     def __init__(self, recipe: MBPO, env: VectorEnv, rng: torch.Generator) -> None:
         self.recipe = recipe
         self.action_repeat = env.action_repeat
@@ -118,7 +124,7 @@ class MBPOLearner:
             rng=rng,
         )
         self.imagined: Steps | None = None
-        self.decisions = 0
+        self.schedule = Schedule(recipe.sac.updates_per_step)
 
     def act(
         self, obs: Tensor, carry: Carry, *, explore: bool, rng: torch.Generator
@@ -130,29 +136,33 @@ class MBPOLearner:
         """What `steps` more transitions make due; the means of what was logged.
 
         The first call fits the model and uses it, but makes no updates: the random phase is not
-        made up for.
-
-        Raises NotFiniteError before a loss that is NaN or infinite is applied.
+        made up for. Nor are there any before the model was fitted.
         """
-        recipe, logged = self.recipe, self.model.fit_if_due(replay)
+        recipe, attempts, fitted = self.recipe, Attempts(), {}
+        with attempts:
+            fitted = self.model.fit_if_due(replay)
         if self.imagined is None:
-            self.decisions = steps
-            self.branch(replay)
-            return logged
+            self.schedule.due(steps)
+            if self.model.fitted:
+                self.branch(replay)
+            return attempts.result(fitted)
         losses: list[Tensor] = []
         for _ in range(steps):
-            updates = due(recipe.sac.updates_per_step, self.decisions, 1)
-            if self.decisions % recipe.rollout_every == 0:
+            if self.schedule.decisions % recipe.rollout_every == 0:
                 self.branch(replay)
-            self.decisions += 1
-            losses += [self.sac.update(batch) for batch in self.batches(replay, updates)]
-        horizon = recipe.horizon(self.decisions * self.action_repeat)
-        return logged | means(losses) | {"rollout_length": float(horizon)}
+            updates = self.schedule.due(1)
+            losses += attempts.each(self.sac.update, self.batches(replay, updates))
+        horizon = {"rollout_length": float(self.horizon)}
+        return attempts.result(fitted | means(losses) | horizon)
+
+    @property
+    def horizon(self) -> int:
+        """k, of the next rollouts."""
+        return self.recipe.horizon(self.schedule.decisions * self.action_repeat)
 
     def branch(self, replay: Replay) -> None:
         """Imagine a batch of rollouts from states of the replay; forget the oldest."""
-        recipe = self.recipe
-        horizon = recipe.horizon(self.decisions * self.action_repeat)
+        recipe, horizon = self.recipe, self.horizon
         number = recipe.rollouts_per_step * recipe.rollout_every
         obs = replay.sample(number, self.rng, self.device).obs
         dynamics = self.model.dynamics
@@ -186,7 +196,7 @@ class MBPOLearner:
             "model": self.model.state_dict(),
             # Copies: a tensor is saved with all the memory it is a view of.
             "imagined": None if imagined is None else [part.clone() for part in imagined],
-            "decisions": self.decisions,
+            "decisions": self.schedule.decisions,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -195,7 +205,7 @@ class MBPOLearner:
         self.model.load_state_dict(state["model"])
         kept = state["imagined"]
         self.imagined = None if kept is None else Steps(*(part.to(self.device) for part in kept))
-        self.decisions = state["decisions"]
+        self.schedule.decisions = state["decisions"]
 
 
 @torch.no_grad()

@@ -20,7 +20,6 @@ off the reward of every simulated step, as MOPO does (Yu et al. 2020, arXiv:2005
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,18 +28,29 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from control.devices import find_device
 from control.ensemble import Propagation, Split, empty_split, extend_split, fit
 from control.envs import VectorEnv
-from control.finite import NotFiniteError
-from control.replay import Replay
+from control.finite import unharmed
+from control.replay import Replay, Steps
 from control.world_model import EnsembleWorld, build_ensemble
 from mbrl_core import CEM, Particles, draws, penalised, uniform_policy
+from mbrl_core.planners.common import (
+    check_counts,
+    check_not_negative,
+    check_positive,
+    check_share,
+    check_unit,
+)
 from mbrl_core.types import Box, Carry, Model, Planner, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class PETS:
     """The hyperparameters; `start` makes the learner.
+
+    Networks are of the paper's size; `configs/agent/pets.yaml`, from which `agent=pets` is made,
+    has smaller ones, for a laptop, and waits longer for progress.
 
     members, hidden: of the ensemble.
     propagation, aleatoric: how rollouts use it, see `Ensemble`.
@@ -54,6 +64,7 @@ class PETS:
     exploration_noise: standard deviation added to planned actions while collecting, as a fraction
         of half the action range; the paper has none.
     train_every: decisions between two fits; one episode's where None.
+    device: where the ensemble lies, learns and is planned with: cpu, cuda, or auto.
     random_frames, action_repeat: see `Recipe`.
     """
 
@@ -73,8 +84,20 @@ class PETS:
     holdout: float = 0.1
     exploration_noise: float = 0.0
     train_every: int | None = None
+    device: str = "cpu"
     random_frames: int = 2000
     action_repeat: int = 8
+
+    def __post_init__(self) -> None:
+        check_counts(self, "members", "particles", "epochs", "patience", "batch_size")
+        check_counts(self, "action_repeat")
+        check_counts(self, "random_frames", least=0)
+        if self.train_every is not None:
+            check_counts(self, "train_every")
+        check_positive(self, "learning_rate")
+        check_not_negative(self, "weight_decay", "exploration_noise")
+        check_share(self, "holdout")
+        check_unit(self, "discount")
 
     def start(
         self, env: VectorEnv, planner: Planner | None, *, rng: torch.Generator
@@ -91,6 +114,8 @@ class PETS:
 class PETSLearner:
     """The ensemble, its optimiser and its bootstrap samples: all that changes while learning."""
 
+    learns_from_all = True
+
     def __init__(
         self,
         recipe: PETS,
@@ -99,7 +124,7 @@ class PETSLearner:
         train_every: int,
         rng: torch.Generator,
     ) -> None:
-        self.device = torch.device("cpu")
+        self.device = find_device(recipe.device)
         self.recipe = recipe
         self.planner = planner
         self.train_every = train_every
@@ -119,7 +144,7 @@ class PETSLearner:
             propagation=recipe.propagation,
             aleatoric=recipe.aleatoric,
             discount=recipe.discount,
-        )
+        ).to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.ensemble.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
@@ -130,7 +155,7 @@ class PETSLearner:
     ) -> tuple[Tensor, Carry]:
         """Plan from observations [B, D]; the actions [B, A] to execute, and the warm start."""
         recipe, space = self.recipe, self.ensemble.action_space
-        model = Model(self.ensemble, uniform_policy(space), None, space)
+        model = Model(self.ensemble, uniform_policy(space, self.device), None, space)
         state: Rows = self.ensemble.root(obs)
         if recipe.penalty:
             model = penalised(model, recipe.penalty)
@@ -138,10 +163,10 @@ class PETSLearner:
             cloud = Particles(model, recipe.particles)
             model, state = cloud.model(), cloud.root(state)
         plan, carry = self.planner(model, state, carry, rng=rng)
-        action = plan.action
+        action = plan.action.cpu()
         if explore and recipe.exploration_noise and isinstance(space, Box):
             half = (space.high - space.low) / 2
-            noise = draws.normal(rng, *action.shape)
+            noise = draws.normal(rng, *action.shape).to(action)
             action = action + recipe.exploration_noise * half * noise
             action = torch.minimum(torch.maximum(action, space.low), space.high)
         return action, carry
@@ -156,10 +181,9 @@ class PETSLearner:
         if self.waiting < self.train_every:
             return {}
         self.waiting = 0
-        recipe, rows = self.recipe, replay.steps
+        recipe, rows = self.recipe, Steps(*(part.to(self.device) for part in replay.steps))
         self.split = extend_split(self.split, len(replay), holdout=recipe.holdout, rng=self.rng)
-        before = copy.deepcopy((self.ensemble.state_dict(), self.optimizer.state_dict()))
-        try:
+        with unharmed(self.ensemble, self.optimizer):
             result = fit(
                 self.ensemble,
                 self.optimizer,
@@ -173,10 +197,6 @@ class PETSLearner:
                 patience=recipe.patience,
                 batch_size=recipe.batch_size,
             )
-        except NotFiniteError:
-            self.ensemble.load_state_dict(before[0])
-            self.optimizer.load_state_dict(before[1])
-            raise
         return {
             "updates": result.epochs * math.ceil(self.split.train.shape[1] / recipe.batch_size),
             "epochs": result.epochs,
@@ -189,7 +209,13 @@ class PETSLearner:
     def world_model(self, record: dict[str, Any]) -> EnsembleWorld:
         """What was learned, to be saved or planned with."""
         return EnsembleWorld(
-            self.ensemble, self.env_name, self.action_repeat, self.recipe.reward, record
+            self.ensemble,
+            self.env_name,
+            self.action_repeat,
+            self.recipe.reward,
+            record,
+            particles=self.recipe.particles,
+            penalty=self.recipe.penalty,
         )
 
     def state_dict(self) -> dict[str, Any]:

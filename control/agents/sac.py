@@ -25,11 +25,19 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from control.actor_critic import Actor, Critics
+from control.agents.schedule import Schedule
+from control.checkpoints import restore_generator
+from control.devices import find_device
 from control.envs import VectorEnv
-from control.finite import check_finite
+from control.finite import Attempts, check_finite
 from control.replay import Replay, Steps
 from mbrl_core import Reflex, draws
-from mbrl_core.planners.common import check_counts, check_not_negative, check_positive
+from mbrl_core.planners.common import (
+    check_counts,
+    check_not_negative,
+    check_positive,
+    check_unit,
+)
 from mbrl_core.types import Box, Carry, Discrete, Planner
 
 LOGGED = ("critic_loss", "actor_loss", "q", "entropy", "temperature")
@@ -38,6 +46,9 @@ LOGGED = ("critic_loss", "actor_loss", "q", "entropy", "temperature")
 @dataclass(frozen=True, kw_only=True)
 class SAC:
     """The hyperparameters; `start` makes the learner.
+
+    Defaults are the paper's; `configs/agent/sac.yaml`, from which `agent=sac` is made, has smaller
+    networks, for a laptop.
 
     hidden: units of the hidden layers of the policy and of each critic.
     updates_per_step: of policy, critics and temperature per decision; may be a fraction.
@@ -50,7 +61,7 @@ class SAC:
         dimensions where None.
     random_frames: simulator frames of random actions that come first.
     action_repeat: frames for which an action is held in the DeepMind Control Suite.
-    device: where networks and updates are.
+    device: where networks and updates are: cpu, cuda, or auto, a GPU where there is one.
     """
 
     hidden: Sequence[int] = (256, 256)
@@ -70,8 +81,7 @@ class SAC:
         check_counts(self, "random_frames", least=0)
         check_not_negative(self, "updates_per_step")
         check_positive(self, "learning_rate", "target_rate", "temperature")
-        if not 0 <= self.discount <= 1:
-            raise ValueError(f"SAC.discount must be in [0, 1], not {self.discount!r}")
+        check_unit(self, "discount")
 
     def start(self, env: VectorEnv, planner: Planner | None, *, rng: torch.Generator) -> SACLearner:
         """A learner that knows nothing yet.
@@ -90,14 +100,14 @@ class SoftActorCritic:
     ) -> None:
         """Weights, and the seed of what updates draw from, are drawn from `rng`, on the CPU.
 
-        Raises ValueError where actions are discrete or have no bounds.
+        Raises ValueError where actions are discrete or have no bounds, or there is no such device.
         """
         if not isinstance(space, Box) or not bool((space.high - space.low).isfinite().all()):
             raise ValueError(
                 f"a squashed Gaussian policy needs continuous actions between bounds, not {space}"
             )
         self.recipe = recipe
-        self.device = torch.device(recipe.device)
+        self.device = find_device(recipe.device)
         self.actor = Actor(observation_dim, space, recipe.hidden, rng).to(self.device)
         self.critics = Critics(observation_dim, space, recipe.hidden, rng).to(self.device)
         self.target = copy.deepcopy(self.critics).requires_grad_(False)
@@ -187,7 +197,7 @@ class SoftActorCritic:
             self.log_temperature.copy_(state["log_temperature"])
         for name in ("actor", "critics", "target", "policy_optimizer", "value_optimizer"):
             getattr(self, name).load_state_dict(state[name])
-        self.rng.set_state(state["rng"])
+        restore_generator(self.rng, state["rng"])
 
 
 class SACLearner:
@@ -197,7 +207,7 @@ class SACLearner:
         self.recipe = recipe
         self.sac = SoftActorCritic(recipe, env.observation_dim, env.action_space, rng=rng)
         self.device, self.rng = self.sac.device, self.sac.rng
-        self.decisions = 0
+        self.schedule = Schedule(recipe.updates_per_step)
 
     def act(
         self, obs: Tensor, carry: Carry, *, explore: bool, rng: torch.Generator
@@ -210,16 +220,10 @@ class SACLearner:
 
         The first call makes none: the random phase is not made up for.
         """
-        if not self.decisions:
-            self.decisions = steps
-            return {}
-        updates = due(self.recipe.updates_per_step, self.decisions, steps)
-        self.decisions += steps
-        logged = [
-            self.sac.update(replay.sample(self.recipe.batch_size, self.rng, self.device))
-            for _ in range(updates)
-        ]
-        return means(logged)
+        size, attempts = self.recipe.batch_size, Attempts()
+        due = range(self.schedule.due(steps))
+        batches = (replay.sample(size, self.rng, self.device) for _ in due)
+        return attempts.result(means(attempts.each(self.sac.update, batches)))
 
     def world_model(self, record: dict[str, Any]) -> None:
         """There is no model of the world."""
@@ -227,26 +231,21 @@ class SACLearner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that learning goes on from."""
-        return {"sac": self.sac.state_dict(), "decisions": self.decisions}
+        return {"sac": self.sac.state_dict(), "decisions": self.schedule.decisions}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.sac.load_state_dict(state["sac"])
-        self.decisions = state["decisions"]
+        self.schedule.decisions = state["decisions"]
 
 
 def acts_by_policy(planner: Planner | None) -> None:
     """Raise ValueError where a planner is given, other than that which follows the policy."""
     if planner is not None and planner != Reflex(action="policy"):
         raise ValueError(
-            f"this agent acts by its policy, not by {type(planner).__name__}: give planner=policy, "
-            "and plan with what it has learned by evals.control"
+            f"this agent acts by its policy, not by {type(planner).__name__}: give planner=policy; "
+            "a world model that was learned is planned with by evals.control"
         )
-
-
-def due(rate: float, done: int, steps: int) -> int:
-    """How many events of `rate` per step fall in the `steps` that follow `done` steps."""
-    return int(rate * (done + steps)) - int(rate * done)
 
 
 def means(logged: Sequence[Tensor]) -> dict[str, float]:

@@ -19,9 +19,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from control.agents.sac import acts_by_policy
+from control.agents.schedule import Schedule
+from control.devices import find_device
 from control.envs import VectorEnv
+from control.finite import Attempts, NotFiniteError, check_finite
 from control.replay import Replay, Steps
 from mbrl_core import draws
+from mbrl_core.planners.common import (
+    check_counts,
+    check_not_negative,
+    check_positive,
+    check_unit,
+)
 from mbrl_core.types import Box, Carry, Discrete, Planner
 
 
@@ -34,9 +44,11 @@ class BaselineSAC:
     batch_size: transitions per update.
     discount: gamma, per decision.
     target_rate: the share by which the target critics follow at each update.
-    updates_per_step: per decision; may be a fraction.
+    updates_per_step: per decision; may be a fraction. 1 is their `gradient_steps` at `train_freq` 1
+        in one environment; none are made up for the random phase, there as here.
     device: where the networks lie, such as `cpu` or `cuda`.
-    random_frames, action_repeat: see `Recipe`.
+    random_frames: their `learning_starts`, in simulator frames; theirs are 100 decisions.
+    action_repeat: see `Recipe`.
     """
 
     hidden: Sequence[int] = (256, 256)
@@ -49,13 +61,21 @@ class BaselineSAC:
     random_frames: int = 5000
     action_repeat: int = 2
 
+    def __post_init__(self) -> None:
+        check_counts(self, "batch_size", "action_repeat")
+        check_counts(self, "random_frames", least=0)
+        check_positive(self, "learning_rate", "target_rate")
+        check_not_negative(self, "updates_per_step")
+        check_unit(self, "discount")
+
     def start(
         self, env: VectorEnv, planner: Planner | None, *, rng: torch.Generator
     ) -> BaselineSACLearner:
-        """A learner that knows nothing yet; it needs no planner.
+        """A learner that knows nothing yet.
 
-        Raises ValueError where actions are discrete or have no bounds.
+        Raises ValueError where a planner is to choose the actions, or they are not between bounds.
         """
+        acts_by_policy(planner)
         space = env.action_space
         if not isinstance(space, Box) or not bool((space.high - space.low).isfinite().all()):
             raise ValueError(f"SAC needs continuous actions between bounds, and {env.name} has not")
@@ -92,10 +112,23 @@ class BaselinePPO:
 
     random_frames = 0
 
+    def __post_init__(self) -> None:
+        check_counts(self, "rollout", "epochs", "action_repeat")
+        check_counts(self, "batch_size", least=2)  # advantages are standardised within a batch
+        check_positive(self, "learning_rate", "clip")
+        check_not_negative(self, "entropy")
+        check_unit(self, "discount", "gae_lambda")
+
     def start(
         self, env: VectorEnv, planner: Planner | None, *, rng: torch.Generator
     ) -> BaselinePPOLearner:
-        """A learner that knows nothing yet; it needs no planner."""
+        """A learner that knows nothing yet.
+
+        Raises ValueError where a planner is to choose the actions, or a rollout is a single step.
+        """
+        acts_by_policy(planner)
+        if self.rollout * env.num_envs < 2:
+            raise ValueError("BaselinePPO.rollout must be at least 2 in a single environment")
         return BaselinePPOLearner(self, env, rng)
 
 
@@ -106,8 +139,10 @@ class BaselineLearner:
         self.space = env.action_space
         self.num_envs = env.num_envs
         self.rng = rng
-        self.device = torch.device(device)
+        self.device = find_device(device)
         self.algorithm: Any = None
+        self.stepped = 0  # steps of its optimisers
+        self.batch: dict[str, Tensor] = {}  # what it learns from at the moment
 
     def prepare(self, algorithm: Any, env: VectorEnv) -> None:
         """Give the algorithm its spaces and networks, and silence it."""
@@ -119,15 +154,30 @@ class BaselineLearner:
             algorithm._setup_model()
         algorithm.set_logger(Logger(None, []))
         self.algorithm = algorithm
+        for optimizer in self.optimizers:
+            optimizer.register_step_pre_hook(self.check)
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Of all that an update changes."""
+        return [self.algorithm.policy.optimizer]
+
+    def check(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        """Raise NotFiniteError before a step whose gradient is NaN or infinite."""
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        gradients = [each.grad for each in parameters if each.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        check_finite(norm, self.batch, "the norm of a gradient of stable-baselines3")
+        self.stepped += 1
 
     @contextlib.contextmanager
     def seeded(self) -> Iterator[None]:
         """Let the global generators, from which stable-baselines3 draws, follow from `rng` alone;
-        they are as they were afterwards."""
+        they are as they were afterwards. NaN is let through to the losses, see `unvalidated`."""
         seed = int(draws.integers(self.rng, 2**31, 1))
         kept = np.random.get_state()
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(devices), unvalidated():
             torch.manual_seed(seed)
             np.random.seed(seed)
             try:
@@ -136,16 +186,10 @@ class BaselineLearner:
                 np.random.set_state(kept)
 
     def logged(self) -> dict[str, float]:
-        """What the algorithm recorded of its updates since the last look.
-
-        Raises FloatingPointError where a loss is not finite; it is then applied already.
-        """
+        """What the algorithm recorded of its updates since the last look."""
         found = self.algorithm.logger.name_to_value
         named = {name.removeprefix("train/"): float(value) for name, value in found.items()}
         found.clear()
-        lost = [name for name, value in named.items() if "loss" in name and not np.isfinite(value)]
-        if lost:
-            raise FloatingPointError(f"stable-baselines3 made an update with {lost[0]} not finite")
         return {name: v for name, v in named.items() if name not in ("n_updates", "learning_rate")}
 
     def world_model(self, record: dict[str, Any]) -> None:
@@ -180,12 +224,12 @@ class BaselineSACLearner(BaselineLearner):
             gamma=recipe.discount,
             target_entropy=-float(np.prod(_spaces(env)[1].shape)),  # what "auto" is
             policy_kwargs={"net_arch": list(recipe.hidden)},
-            device=recipe.device,
+            device=self.device,
             _init_setup_model=False,
         )
         self.prepare(algorithm, env)
         self.recipe = recipe
-        self.decisions = 0
+        self.schedule = Schedule(recipe.updates_per_step)
 
     def act(
         self, obs: Tensor, carry: Carry, *, explore: bool, rng: torch.Generator
@@ -199,21 +243,40 @@ class BaselineSACLearner(BaselineLearner):
             return _unscaled(torch.tanh(mean).cpu(), self.space), None
 
     def learn(self, replay: Replay, steps: int) -> dict[str, float]:
-        """The updates that `steps` more transitions make due, and what they recorded."""
-        rate = self.recipe.updates_per_step
-        due = int(rate * (self.decisions + steps)) - int(rate * self.decisions)
-        self.decisions += steps
+        """The updates that `steps` more transitions make due, and what they recorded.
+
+        The first call makes none: the random phase is not made up for.
+        """
+        due = self.schedule.due(steps)
         if due == 0:
             return {}
-        self.algorithm.replay_buffer = _Batches(replay, self.space, self.rng, self.device)
+        size, attempts = self.recipe.batch_size, Attempts()
         with self.seeded():
-            self.algorithm.train(due, self.recipe.batch_size)
-        return {"updates": float(due), **self.logged()}
+            batches = (replay.sample(size, self.rng) for _ in range(due))
+            logged = attempts.each(self.update, batches)
+        return attempts.result({"updates": float(len(logged)), **_means(logged)})
+
+    def update(self, batch: Steps) -> dict[str, float]:
+        """One update of everything from n transitions, and what it recorded.
+
+        Raises NotFiniteError where a gradient is NaN or infinite; what it belongs to is then
+        unchanged.
+        """
+        self.batch = batch._asdict()
+        self.algorithm.replay_buffer = _Drawn(batch, self.space, self.device)
+        self.algorithm.train(1, len(batch.reward))
+        return self.logged()
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """See `BaselineLearner`."""
+        algorithm = self.algorithm
+        return [algorithm.actor.optimizer, algorithm.critic.optimizer, algorithm.ent_coef_optimizer]
 
     def state_dict(self) -> dict[str, Any]:
         """See `BaselineLearner`; and how many decisions there were."""
         temperature = self.algorithm.log_ent_coef.detach().clone()
-        more = {"decisions": self.decisions, "log_temperature": temperature}
+        more = {"decisions": self.schedule.decisions, "log_temperature": temperature}
         return super().state_dict() | more
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -221,28 +284,26 @@ class BaselineSACLearner(BaselineLearner):
         super().load_state_dict(state)
         with torch.no_grad():
             self.algorithm.log_ent_coef.copy_(state["log_temperature"])
-        self.decisions = state["decisions"]
+        self.schedule.decisions = state["decisions"]
 
 
-class _Batches:
-    """The run's replay as stable-baselines3 samples it."""
+class _Drawn:
+    """Transitions that are drawn already, as stable-baselines3 samples them."""
 
-    def __init__(
-        self, replay: Replay, space: Box | Discrete, rng: torch.Generator, device: torch.device
-    ) -> None:
-        self.replay, self.space, self.rng, self.device = replay, space, rng, device
+    def __init__(self, steps: Steps, space: Box | Discrete, device: torch.device) -> None:
+        self.steps, self.space, self.device = steps, space, device
 
     def sample(self, batch_size: int, env: None = None) -> Any:
-        """`batch_size` transitions; their actions in units of half the range."""
+        """All of them; their actions in units of half the range."""
         from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
-        drawn = self.replay.sample(batch_size, self.rng)
+        steps = self.steps
         parts = (
-            drawn.obs,
-            _scaled(drawn.action, self.space),
-            drawn.next_obs,
-            drawn.terminated.float().unsqueeze(1),
-            drawn.reward.unsqueeze(1),
+            steps.obs,
+            _scaled(steps.action, self.space),
+            steps.next_obs,
+            steps.terminated.float().unsqueeze(1),
+            steps.reward.unsqueeze(1),
         )
         return ReplayBufferSamples(*(part.to(self.device) for part in parts))
 
@@ -266,7 +327,7 @@ class BaselinePPOLearner(BaselineLearner):
             clip_range=recipe.clip,
             ent_coef=recipe.entropy,
             policy_kwargs={"net_arch": list(recipe.hidden)},
-            device=recipe.device,
+            device=self.device,
             _init_setup_model=False,
         )
         self.prepare(algorithm, env)
@@ -281,7 +342,7 @@ class BaselinePPOLearner(BaselineLearner):
         An action drawn while exploring is kept as it was before its bounds until `learn` is told
         what came of it.
         """
-        with torch.no_grad():
+        with torch.no_grad(), unvalidated():
             policy = self.algorithm.policy.get_distribution(obs.to(self.device)).distribution
             if isinstance(self.space, Discrete):
                 logits = policy.logits
@@ -299,17 +360,27 @@ class BaselinePPOLearner(BaselineLearner):
         return action, None
 
     def learn(self, replay: Replay, steps: int) -> dict[str, float]:
-        """An update once the rollout is complete, and what it recorded."""
+        """An update once the rollout is complete, and what it recorded.
+
+        Raises NotFiniteError where a gradient is NaN or infinite; what was still to be made of the
+        rollout is then left out.
+        """
         if len(self.drawn) < self.recipe.rollout:
             return {}
-        latest, truncated = replay.latest(self.recipe.rollout * self.num_envs)
-        self.fill(latest, truncated, torch.stack(self.drawn))
-        self.drawn.clear()
-        with self.seeded():
-            self.algorithm.train()
         rows = self.recipe.rollout * self.num_envs
-        batches = -(-rows // self.recipe.batch_size)
-        return {"updates": float(self.recipe.epochs * batches), **self.logged()}
+        due, before = self.recipe.epochs * -(-rows // self.recipe.batch_size), self.stepped
+        latest, truncated = replay.latest(rows)
+        self.batch = latest._asdict()
+        with self.seeded():
+            self.fill(latest, truncated, torch.stack(self.drawn))
+            self.drawn.clear()
+            try:
+                self.algorithm.train()
+            except NotFiniteError as error:
+                made = self.stepped - before
+                logged = {"updates": float(made)}
+                raise NotFiniteError(str(error), error.batch, due - made, logged) from error
+        return {"updates": float(due), **self.logged()}
 
     @torch.no_grad()
     def fill(self, steps: Steps, truncated: Tensor, drawn: Tensor) -> None:
@@ -343,6 +414,25 @@ class BaselinePPOLearner(BaselineLearner):
         """Go on from `state`."""
         super().load_state_dict(state)
         self.drawn = list(state["drawn"])
+
+
+@contextlib.contextmanager
+def unvalidated() -> Iterator[None]:
+    """No check of distributions' parameters: what is NaN comes out as such, in actions and losses,
+    where the loop deals with it as with every agent's."""
+    distribution = torch.distributions.Distribution
+    before = distribution._validate_args
+    distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        distribution.set_default_validate_args(before)
+
+
+def _means(logged: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The averages of what several updates recorded under the same names."""
+    names = logged[0] if logged else ()
+    return {name: sum(each[name] for each in logged) / len(logged) for name in names}
 
 
 def _spaces(env: VectorEnv) -> tuple[Any, Any]:

@@ -25,9 +25,11 @@ import torch
 from torch import Tensor
 
 from control.actor_critic import observed
-from control.agents.sac import SAC, SoftActorCritic, acts_by_policy, due, means
+from control.agents.sac import SAC, SoftActorCritic, acts_by_policy, means
+from control.agents.schedule import Schedule
 from control.ensemble import Propagation
 from control.envs import VectorEnv
+from control.finite import Attempts
 from control.learned_model import LearnedModel, ModelRecipe
 from control.replay import Replay, Steps
 from control.world_model import ActorCriticWorld
@@ -41,6 +43,9 @@ from mbrl_core.world import World
 @dataclass(frozen=True, kw_only=True)
 class SVG:
     """The hyperparameters; `start` makes the learner.
+
+    `configs/agent/svg.yaml`, from which `agent=svg` is made, has smaller networks and a smaller
+    ensemble, for a laptop, and starts at a lower temperature.
 
     sac: of the policy, its critics and their updates.
     model: of the ensemble and its fits.
@@ -81,6 +86,8 @@ class SVG:
 class SVGLearner:
     """Policy, critics and model: all that changes while learning."""
 
+    learns_from_all = True
+
     def __init__(self, recipe: SVG, env: VectorEnv, rng: torch.Generator) -> None:
         self.recipe = recipe
         self.sac = SoftActorCritic(recipe.sac, env.observation_dim, env.action_space, rng=rng)
@@ -94,7 +101,7 @@ class SVGLearner:
             device=self.device,
             rng=rng,
         )
-        self.decisions = 0
+        self.schedule = Schedule(recipe.sac.updates_per_step)
 
     def act(
         self, obs: Tensor, carry: Carry, *, explore: bool, rng: torch.Generator
@@ -106,18 +113,14 @@ class SVGLearner:
         """What `steps` more transitions make due; the means of what was logged.
 
         The first call fits the model, and makes no updates: the random phase is not made up for.
-
-        Raises NotFiniteError before a loss that is NaN or infinite is applied.
         """
-        logged = self.model.fit_if_due(replay)
-        if not self.decisions:
-            self.decisions = steps
-            return logged
-        updates = due(self.recipe.sac.updates_per_step, self.decisions, steps)
-        self.decisions += steps
-        size = self.recipe.sac.batch_size
-        batches = (replay.sample(size, self.rng, self.device) for _ in range(updates))
-        return logged | means([self.update(batch) for batch in batches])
+        attempts, fitted = Attempts(), {}
+        with attempts:
+            fitted = self.model.fit_if_due(replay)
+        size, updates = self.recipe.sac.batch_size, self.schedule.due(steps)
+        due = range(updates if self.model.fitted else 0)
+        batches = (replay.sample(size, self.rng, self.device) for _ in due)
+        return attempts.result(fitted | means(attempts.each(self.update, batches)))
 
     def update(self, batch: Steps) -> Tensor:
         """One update of everything from n real transitions; numbers as `SoftActorCritic.update`."""
@@ -139,14 +142,14 @@ class SVGLearner:
         return {
             "sac": self.sac.state_dict(),
             "model": self.model.state_dict(),
-            "decisions": self.decisions,
+            "decisions": self.schedule.decisions,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.sac.load_state_dict(state["sac"])
         self.model.load_state_dict(state["model"])
-        self.decisions = state["decisions"]
+        self.schedule.decisions = state["decisions"]
 
 
 def soft_return(

@@ -31,14 +31,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from control.agents.schedule import Schedule
+from control.checkpoints import restore_generator
+from control.devices import find_device
 from control.envs import VectorEnv
-from control.finite import check_finite
+from control.finite import Attempts, check_finite
 from control.latent import LatentModel, LatentWorld, Size, discount_for, size_named, unit_of
 from control.networks import dropout
 from control.replay import Replay, Sequences
 from control.world_model import LatentWorldModel, Task
 from mbrl_core import MCTS, TDMPC, Gumbel, draws
-from mbrl_core.planners.common import check_counts, check_not_negative, check_positive
+from mbrl_core.planners.common import (
+    check_counts,
+    check_not_negative,
+    check_positive,
+    check_share,
+    check_unit,
+)
 from mbrl_core.types import Box, Carry, Discrete, Planner
 
 RANGE = (0.05, 0.95)  # quantiles of Q between which its scale lies
@@ -63,7 +72,8 @@ class TDMPC2:
 
     size: of the networks, by name or as itself, see `control.latent.SIZES`.
     horizon: H, of the stretches that are learned from and, without another planner, of the plans.
-    updates_per_step: per decision; may be a fraction.
+    updates_per_step: per decision; may be a fraction. Those of the random phase are made at its
+        end, as published.
     batch_size: stretches per update.
     discount: gamma, per decision; by the episode's length where None, see `discount_for`.
     episodic: whether ends of episodes are predicted; where None, in all but DMControl, whose
@@ -115,10 +125,13 @@ class TDMPC2:
 
     def __post_init__(self) -> None:
         check_counts(self, "horizon", "batch_size", "action_repeat")
-        check_positive(self, "learning_rate", "target_rate", "clip", "rho")
+        check_counts(self, "random_frames", least=0)
+        check_positive(self, "learning_rate", "encoder_rate", "target_rate", "clip", "rho")
         check_not_negative(self, "updates_per_step", "entropy", "discrete_entropy", "exploration")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"TDMPC2.dropout must be in [0, 1), not {self.dropout!r}")
+        check_not_negative(self, "consistency", "reward", "value", "end")
+        check_share(self, "dropout")
+        if self.discount is not None:
+            check_unit(self, "discount")
         size_named(self.size)
 
     def start(
@@ -152,13 +165,6 @@ def published_planner(recipe: TDMPC2, space: Box | Discrete) -> Planner:
         return MCTS(simulations=32, candidates=space.n, selection=Gumbel())
     more = 2 if len(space.low) >= MANY_ACTIONS else 0
     return TDMPC(horizon=recipe.horizon, iterations=6 + more, compiled=recipe.compiled)
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name; of "auto", a GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 class Batch(NamedTuple):
@@ -358,7 +364,7 @@ class Updates:
         for name in ("world", "target", "model_optimizer", "policy_optimizer"):
             getattr(self, name).load_state_dict(state[name])
         self.scale.copy_(state["scale"])
-        self.rng.set_state(state["rng"].cpu())
+        restore_generator(self.rng, state["rng"])
 
 
 class TDMPC2Learner:
@@ -376,7 +382,7 @@ class TDMPC2Learner:
         self.planner, self.explorer = planner, exploring(planner)
         self.device = world.device
         self.updates = Updates(recipe, world, rng)
-        self.decisions = 0
+        self.schedule = Schedule(recipe.updates_per_step, make_up=True)
         self._discount = torch.tensor(task.discount, device=self.device)
 
     def act(
@@ -399,19 +405,19 @@ class TDMPC2Learner:
 
     def learn(self, replay: Replay, steps: int) -> dict[str, float]:
         """The updates that `steps` more rows make due; the means of what they logged."""
-        rate, before = self.recipe.updates_per_step, self.decisions
-        self.decisions += steps
-        due = int(rate * self.decisions) - int(rate * before)
+        due = self.schedule.due(steps)
         if due == 0 or replay.count(self.recipe.horizon) == 0:
             return {}
-        logged = torch.zeros(len(LOGGED), device=self.device)
-        for _ in range(due):
-            drawn = replay.sequences(
-                self.recipe.batch_size, self.recipe.horizon, self.rng, self.device
-            )
-            logged += self.updates.update(self.batch(drawn))
-        means = (logged / due).tolist()
-        return {"updates": float(due), **dict(zip(LOGGED, means, strict=True))}
+        size, attempts = (self.recipe.batch_size, self.recipe.horizon), Attempts()
+        drawn = (replay.sequences(*size, self.rng, self.device) for _ in range(due))
+        logged = attempts.each(self.updates.update, map(self.batch, drawn))
+        if not logged:
+            return attempts.result({})
+        total = sum(logged, start=torch.zeros(len(LOGGED), device=self.device))
+        means = (total / len(logged)).tolist()
+        return attempts.result(
+            {"updates": float(len(logged)), **dict(zip(LOGGED, means, strict=True))}
+        )
 
     def batch(self, drawn: Sequences) -> Batch:
         """Stretches of the replay as the networks take them."""
@@ -429,12 +435,12 @@ class TDMPC2Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that learning goes on from."""
-        return {"updates": self.updates.state_dict(), "decisions": self.decisions}
+        return {"updates": self.updates.state_dict(), "decisions": self.schedule.decisions}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`."""
         self.updates.load_state_dict(state["updates"])
-        self.decisions = state["decisions"]
+        self.schedule.decisions = state["decisions"]
 
 
 def pair_of(heads: int, rng: torch.Generator) -> Tensor:

@@ -85,6 +85,14 @@ def check_share(planner: object, *names: str) -> None:
             raise ValueError(f"{type(planner).__name__}.{name} must be in [0, 1), not {share!r}")
 
 
+def check_unit(planner: object, *names: str) -> None:
+    """Raises ValueError where one of a planner's fields is not in [0, 1]."""
+    for name in names:
+        number = getattr(planner, name)
+        if not 0 <= number <= 1:
+            raise ValueError(f"{type(planner).__name__}.{name} must be in [0, 1], not {number!r}")
+
+
 def check_not_negative(planner: object, *names: str) -> None:
     """Raises ValueError where one of a planner's fields is below zero."""
     for name in names:

@@ -7,10 +7,12 @@ import importlib
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from control import checkpoints
 from control.envs import VectorEnv, make_env, suite_tasks
 from control.episodes import random_actions, run_episodes
+from mbrl_core import draws
 from mbrl_core.types import Box, Discrete
 
 FREE_FALL = torch.zeros(1, 1)
@@ -229,3 +231,67 @@ def test_run_episodes_keeps_only_rows_that_were_lived():
     inside[last] = False
     assert torch.equal(steps.next_obs[:-1][inside[:-1]], steps.obs[1:][inside[:-1]])
     assert torch.equal(episodes.returns, episodes.decisions.float())
+
+
+def test_random_actions_lie_with_the_environment_wherever_the_generator_does(monkeypatch):
+    def elsewhere(rng: torch.Generator, *shape: int) -> torch.Tensor:
+        return torch.rand(shape, device="cuda")
+
+    monkeypatch.setattr(draws, "uniform", elsewhere)
+    monkeypatch.setattr(draws, "integers", lambda rng, high, *shape: elsewhere(rng, *shape))
+    with FakeTensorMode():  # as on a machine with a GPU: tensors of two devices do not mix
+        box = Box(torch.tensor([-2.0]), torch.tensor([2.0]))
+        for space in (box, Discrete(3)):
+            assert random_actions(space, 4, torch.Generator()).device.type == "cpu"
+
+
+OWN = """
+import gymnasium
+import numpy as np
+
+class Corridor(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(0, 5, (1,))
+    action_space = gymnasium.spaces.Discrete(2, start=-1)
+
+    def __init__(self, length=5):  # renders nothing, and is told of no such thing
+        self.length = length
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = 0
+        return self.seen(), {}
+
+    def seen(self):
+        return np.array([self.place], np.float32)
+
+    def step(self, action):
+        self.place += 1
+        return self.seen(), 1.0, self.place == self.length, False, {}
+
+gymnasium.register("Corridor-v0", Corridor, max_episode_steps=9)
+"""
+
+
+def test_an_environment_of_ones_own_is_named_with_its_module(tmp_path, monkeypatch):
+    (tmp_path / "own_corridor.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    env = make_env("gym/own_corridor:Corridor-v0?length:3")
+    env.reset([0])
+    for _ in range(3):
+        moved = env.step(torch.zeros(1, dtype=torch.int64))
+    assert bool(moved.terminated) and env.frames_per_episode == 9
+    with pytest.raises(ValueError, match="nearest names are gym/Corridor-v0"):
+        make_env("gym/own_corridor:Coridor-v0")
+    with pytest.raises(ValueError, match="gym/no_module:X-v0 needs the module no_module"):
+        make_env("gym/no_module:X-v0")
+
+
+def test_an_environment_that_cannot_be_made_here_says_so_in_one_sentence(monkeypatch):
+    import gymnasium
+
+    def failing(*_: object, **__: object) -> None:
+        raise gymnasium.error.DependencyNotInstalled("Box2D is not installed")
+
+    monkeypatch.setattr(gymnasium, "make", failing)
+    with pytest.raises(ValueError, match="Pendulum-v1 cannot be made here: Box2D is not installed"):
+        make_env("gym/Pendulum-v1")

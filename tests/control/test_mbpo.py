@@ -198,7 +198,7 @@ def test_rollouts_start_where_the_replay_was_and_are_kept_for_a_while(replay):
     mbpo.branch(replay)
     assert mbpo.imagined.obs.shape == (40, 3)  # what 8 decisions imagine; the oldest are gone
     assert not torch.equal(mbpo.imagined.obs[:20], first)
-    mbpo.decisions = 20  # rollouts are of length 3 by now, and so is what is kept
+    mbpo.schedule.decisions = 20  # rollouts are of length 3 by now, and so is what is kept
     mbpo.branch(replay)
     assert mbpo.imagined.obs.shape == (100, 3)
     latest = Steps(*(part[-60:].view(3, 20, -1) for part in mbpo.imagined))
@@ -226,7 +226,7 @@ def test_updates_fits_and_rollouts_fall_due_by_decisions(replay):
     assert "holdout_gmse" in logged and "updates" not in logged
     assert len(mbpo.imagined.reward) == 20
     logged = mbpo.learn(replay, 6)  # rollouts are due at decisions 4 and 8
-    assert logged["updates"] == 12 and mbpo.decisions == 9
+    assert logged["updates"] == 12 and mbpo.schedule.decisions == 9
     assert len(mbpo.imagined.reward) == 40  # the last two of three batches of 20
     assert {"critic_loss", "temperature"} < set(logged) and "holdout_gmse" not in logged
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,5 +111,29 @@ def test_what_cannot_be_learned_from_is_refused(data, trained, tmp_path):
         Dataset([run], 50)
     with pytest.raises(CheckpointError, match="there is no file"):
         read_run(tmp_path)
-    with pytest.raises(ValueError, match="holds a run of"):
-        train_multitask(data=data[:1], agent=AGENT, out=trained, updates=7, **QUIET)
+
+
+def test_other_options_than_those_of_the_run_are_refused_by_name(data, trained):
+    other = replace(AGENT, learning_rate=0.1, size=replace(TINY, latent=32))
+    more = {"data": data, "out": trained, "updates": 7, "log_updates": 4, **QUIET}
+    with pytest.raises(
+        ValueError,
+        match=r"with agent.learning_rate=0.0003 \(now 0.1\), agent.size.latent=16 \(now 32\), "
+        r"seed=0 \(now 9\): choose another folder",
+    ):
+        train_multitask(agent=other, seed=9, **more)
+    with pytest.raises(ValueError, match="holds a run with data="):
+        train_multitask(agent=AGENT, **more | {"data": data[:1]})
+
+
+def test_a_discount_is_the_one_given_or_that_of_the_run(data, tmp_path):
+    assert read_run(data[0], 0.7)[0].discount == 0.7
+    options = {"frames": 200, "max_frames": 80, "eval_frames": None, **QUIET}
+    agent = replace(AGENT, discount=0.8)
+    train(env=ENVS[0], agent=agent, out=tmp_path / "run", **options)
+    assert read_run(tmp_path / "run")[0].discount == 0.8
+    train_multitask(
+        data=[tmp_path / "run"], agent=replace(AGENT, discount=0.6), out=tmp_path / "one",
+        updates=1, **QUIET,
+    )  # fmt: skip
+    assert load_world_model(tmp_path / "one" / "model.pt").tasks[0].discount == 0.6

@@ -13,7 +13,7 @@ from torch import Tensor
 from control import checkpoints
 from control.actor_critic import Actor, Critics
 from control.agents.mbpo import MBPO
-from control.agents.sac import SAC, SACLearner, SoftActorCritic, due
+from control.agents.sac import SAC, SACLearner, SoftActorCritic
 from control.agents.svg import SVG
 from control.envs import make_env
 from control.finite import NotFiniteError
@@ -140,14 +140,6 @@ def test_a_loss_that_is_not_finite_changes_nothing():
         sac.update(batch._replace(reward=batch.reward / 0 * 0))
     assert error.value.batch["obs"] is batch.obs
     assert all(map(torch.equal, before, weights(sac)))
-
-
-@pytest.mark.parametrize("rate", [0.3, 1.0, 2.5])
-def test_updates_fall_due_at_their_rate_however_the_steps_come(rate):
-    whole = due(rate, 0, 40)
-    assert whole == int(40 * rate)
-    assert sum(due(rate, done, 1) for done in range(40)) == whole
-    assert sum(due(rate, done, 5) for done in range(0, 40, 5)) == whole
 
 
 def test_resumed_is_never_stopped(tmp_path):

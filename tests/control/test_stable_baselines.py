@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from control import checkpoints
 from control.agents.stable_baselines import BaselinePPO, BaselineSAC
 from control.envs import VectorEnv, make_env
+from control.finite import NotFiniteError
 from control.replay import Replay, Steps
+from control.train import train
 from mbrl_core import draws, generator
 from mbrl_core.returns import advantages
 
@@ -116,9 +120,30 @@ def test_sac_updates_as_the_library_does_by_itself(tmp_path):
     seed = int(draws.integers(theirs.rng.clone_state(), 2**31, 1))
     torch.manual_seed(seed)
     algorithm.train(1, 4)
+    assert ours.learn(replay, 1) == {}  # the random phase
     logged = ours.learn(replay, 1)
     assert logged["updates"] == 1 and logged["critic_loss"] > 0
     assert same(weights(ours), weights(theirs))
+
+
+@pytest.mark.parametrize("rate", [1.0, 2.0])
+def test_sac_makes_its_updates_when_the_library_does(rate, tmp_path):
+    """After each step past `learning_starts`, and no more for the steps before."""
+    from stable_baselines3 import SAC
+
+    starts, length = 12, 20
+    recipe = BaselineSAC(
+        hidden=(4,), batch_size=4, updates_per_step=rate, random_frames=starts, action_repeat=1
+    )
+    small = {"eval_frames": None, "log_frames": 1, "seed": 0, "say": lambda line: None}
+    train(env=PENDULUM, agent=recipe, out=tmp_path, frames=length, **small)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+
+    theirs = SAC("MlpPolicy", "Pendulum-v1", learning_starts=starts, gradient_steps=int(rate),
+                 batch_size=4, policy_kwargs={"net_arch": [4]})  # fmt: skip
+    updates = [theirs.learn(1, reset_num_timesteps=False)._n_updates for _ in range(length)]
+    assert [row["updates"] for row in rows] == updates
+    assert updates[starts - 1] == 0 and updates[-1] == rate * (length - starts)
 
 
 def test_sac_learns_to_choose_the_rewarded_action(tmp_path):
@@ -133,6 +158,7 @@ def test_sac_learns_to_choose_the_rewarded_action(tmp_path):
         action = 4 * draws.uniform(rng, 1, 1) - 2
         reward = -(action[:, 0] - 1.2).abs()
         replay.add(Steps(obs, action, reward, obs, end), ~end)
+    learner.learn(replay, 200)
     learner.learn(replay, 300)
     action, _ = learner.act(obs, None, explore=False, rng=rng)
     assert action.item() == pytest.approx(1.2, abs=0.25)
@@ -145,6 +171,7 @@ def test_a_learner_goes_on_from_its_state_and_leaves_the_global_generators_alone
     torch.manual_seed(5)
     np.random.seed(5)
     replay = collect(one, env, tmp_path, 5)
+    one.learn(replay, 10)
     one.learn(replay, 10)
     assert torch.initial_seed() == 5 and np.random.rand() == np.random.RandomState(5).rand()
     torch.save(one.state_dict(), tmp_path / "state.pt")
@@ -165,10 +192,47 @@ def test_sac_refuses_discrete_actions():
         BaselineSAC().start(make_env("gym/CartPole-v1"), None, rng=generator(0))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+def test_sac_leaves_out_an_update_that_is_not_finite_and_makes_the_others(tmp_path):
     env = make_env(PENDULUM)
     learner = BaselineSAC(hidden=(8,), batch_size=4).start(env, None, rng=generator(0))
-    replay = collect(learner, env, tmp_path, 3)
-    replay.steps.reward.fill_(torch.nan)
-    with pytest.raises(FloatingPointError, match="loss not finite"):
-        learner.learn(replay, 1)
+    replay = collect(learner, env, tmp_path, 40)
+    replay.steps.reward[::10] = torch.nan
+    learner.learn(replay, 3)
+    with pytest.raises(NotFiniteError, match="gradient of stable-baselines3 is nan") as error:
+        learner.learn(replay, 12)
+    assert error.value.batch["reward"].isnan().any() and 0 < error.value.left_out < 12
+    assert error.value.logged["updates"] + error.value.left_out == 12
+    assert np.isfinite(error.value.logged["critic_loss"])
+    assert all(weight.isfinite().all() for weight in weights(learner))
+
+
+@pytest.mark.parametrize("part", ["obs", "reward"])
+def test_ppo_leaves_out_a_rollout_that_is_not_finite(part, tmp_path):
+    env = make_env(PENDULUM)
+    learner = BaselinePPO(hidden=(8,), rollout=8, batch_size=4).start(env, None, rng=generator(0))
+    replay = collect(learner, env, tmp_path, 8)
+    getattr(replay.steps, part)[-1] = torch.nan
+    before = learner.stepped
+    with pytest.raises(NotFiniteError, match="is nan") as error:
+        learner.learn(replay, 8)
+    assert error.value.left_out + learner.stepped - before == 20
+    assert error.value.logged == {"updates": learner.stepped - before}
+    assert all(weight.isfinite().all() for weight in weights(learner))
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [
+        BaselineSAC(hidden=(4,), batch_size=4, learning_rate=1e30, random_frames=5),
+        BaselinePPO(hidden=(4,), rollout=10, batch_size=5, learning_rate=1e30),
+    ],
+)
+def test_a_run_whose_networks_overflow_stops_with_its_batch_or_goes_on(agent, tmp_path):
+    run = {"env": PENDULUM, "agent": agent, "frames": 40, "eval_frames": None, "log_frames": 40}
+    run |= {"say": lambda line: None, "action_repeat": 1}
+    with pytest.raises(ValueError, match=r"is (nan|inf), after .* the batch is in"):
+        train(out=tmp_path, **run)
+    assert set(Steps._fields) < checkpoints.load(tmp_path / "not-finite-batch.pt", "batch").keys()
+    train(out=tmp_path, nan="skip", **run)
+    row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert row["frames"] == 40 and row["skipped"] > 1

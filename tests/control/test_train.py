@@ -20,12 +20,15 @@ import torch
 from torch import Tensor
 
 from control import checkpoints
+from control.agents.dynaq import DynaQAgent
 from control.agents.mbpo import MBPO
 from control.agents.pets import PETS
 from control.agents.sac import SAC
+from control.agents.stable_baselines import BaselinePPO, BaselineSAC
 from control.agents.tdmpc2 import TDMPC2
 from control.checkpoints import CheckpointError
 from control.episodes import run_episodes
+from control.finite import NotFiniteError
 from control.latent import Size
 from control.learned_model import ModelRecipe
 from control.loop import KIND
@@ -108,7 +111,7 @@ from control.train import train
 for agent, options in AGENTS.items():
     child = os.fork()
     if child == 0:
-        train(out=os.path.join(sys.argv[1], agent), frames=10**9, **options)
+        train(out=os.path.join(sys.argv[1], agent), frames=10**6, **options)
     print(agent, child)
 """
 
@@ -131,6 +134,13 @@ def outcome(folder: Path) -> dict[str, Any]:
         del state["metrics"][name]
     del state["replay"]["before"]  # when the last checkpoint but one was
     return state
+
+
+def train_quietly(folder: Path, frames: int, **options: Any) -> list[str]:
+    """Train, and return what was said."""
+    said: list[str] = []
+    train(out=folder, frames=frames, **options | {"say": said.append})
+    return said
 
 
 def metrics(folder: Path) -> list[Row]:
@@ -286,7 +296,7 @@ def test_two_damaged_checkpoints_end_in_one_sentence(tmp_path):
     train(out=tmp_path, frames=2 * EPISODE, **TINY)
     for name in ("checkpoint.pt", "checkpoint.previous.pt"):
         (tmp_path / name).write_bytes(b"PK\x03\x04 not what it was")
-    with pytest.raises(CheckpointError, match=r"checkpoint.pt is damaged") as error:
+    with pytest.raises(CheckpointError, match=r"checkpoint.pt is damaged.*anew") as error:
         train(out=tmp_path, frames=3 * EPISODE, **TINY)
     assert "\n" not in str(error.value)
 
@@ -329,9 +339,41 @@ def test_other_arguments_are_refused(tmp_path):
         ValueError, match=r"holds a run with seed=0 \(now 1\): choose another folder"
     ):
         train(out=tmp_path, frames=1, seed=1, **TINY)
-    with pytest.raises(ValueError, match="holds a run with agent="):
-        train(out=tmp_path, frames=1, **TINY | {"agent": PETS(members=3)})
-    train(out=tmp_path, frames=1, **TINY | {"checkpoint_frames": 7})  # decides nothing
+    other = TINY | {
+        "agent": PETS(**SMALL | {"members": 3}),
+        "planner": RandomShooting(horizon=3, samples=8),
+    }
+    with pytest.raises(
+        ValueError,
+        match=r"with agent.exploration_noise=0.1 \(now 0.0\), agent.members=2 \(now 3\), "
+        r"planner=ICEM \(now RandomShooting\): choose",
+    ):
+        train(out=tmp_path, frames=1, **other)
+    train(out=tmp_path, frames=1, nan="skip", **TINY | {"checkpoint_frames": 7})  # decide nothing
+    (tmp_path / "arguments.json").write_text('{"agent": {')
+    with pytest.raises(ValueError, match=r"arguments.json is damaged .*: restore it, or choose"):
+        train(out=tmp_path, frames=1, **TINY)
+
+
+def test_what_computes_a_run_may_change(tmp_path):
+    options = TINY | {"planner": None, "eval_frames": None}
+    agent = SAC(hidden=(8,), batch_size=8, random_frames=EPISODE)
+    train(out=tmp_path, frames=EPISODE, **options | {"agent": agent})
+    path = tmp_path / "checkpoint.pt"
+    state = checkpoints.load(path, KIND)
+    state["act_rng"] = state["learner"]["sac"]["rng"] = torch.zeros(16, dtype=torch.uint8)
+    checkpoints.save(path, state)  # as generators of a GPU are saved
+    agent = dataclasses.replace(agent, device="auto")
+    train(out=tmp_path, frames=2 * EPISODE, **options | {"agent": agent})
+    assert metrics(tmp_path)[-1]["frames"] == 2 * EPISODE
+
+
+def test_a_refused_command_leaves_the_folder_to_the_next(tmp_path):
+    agent = SAC(hidden=(8,), random_frames=EPISODE)
+    with pytest.raises(ValueError, match="acts by its"):
+        train(out=tmp_path, frames=1, **TINY | {"agent": agent})
+    assert not (tmp_path / "arguments.json").exists()
+    train(out=tmp_path, frames=1, **TINY | {"agent": agent, "planner": None})
 
 
 @pytest.mark.parametrize(
@@ -339,8 +381,18 @@ def test_other_arguments_are_refused(tmp_path):
     [
         ({"nan": "ignore"}, "nan must be 'stop' or 'skip', not 'ignore'"),
         ({"log_frames": 0}, "log_frames must be at least 1, not 0"),
+        ({"frames": -5}, "frames must be at least 1, not -5"),
+        ({"seed": -1}, "seed must be at least 0, not -1"),
         ({"eval_episodes": 0}, "eval_episodes must be at least 1, not 0"),
         ({"agent": PETS(random_frames=0)}, "random_frames must be at least 1"),
+        ({"agent": PETS(device="gpu")}, "device 'gpu' cannot be used here .*: take cpu, or cuda"),
+        (
+            {"frames": 800, "replay_capacity": 99},
+            "800 frames are at least 100: give replay_capacity=100 or more, not 99",
+        ),
+        ({"agent": BaselineSAC()}, "acts by its policy, not by ICEM: give planner=policy"),
+        ({"agent": BaselinePPO()}, "acts by its policy, not by ICEM: give planner=policy"),
+        ({"agent": DynaQAgent()}, "acts by its policy, not by ICEM: give planner=policy"),
         (
             {"planner": CategoricalCEM(horizon=2, samples=8, elites=2)},
             "CategoricalCEM needs numbered actions, .*: take planner=cem",
@@ -350,7 +402,29 @@ def test_other_arguments_are_refused(tmp_path):
 )
 def test_what_cannot_work_is_refused_before_it_begins(options, sentence, tmp_path):
     with pytest.raises(ValueError, match=sentence):
-        train(out=tmp_path, frames=1, **TINY | options)
+        train(out=tmp_path, **TINY | {"frames": 1} | options)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "sentence"),
+    [
+        (PETS, {"epochs": 0}, "PETS.epochs must be a whole number of at least 1, not 0"),
+        (PETS, {"batch_size": 0}, "PETS.batch_size must be a whole number of at least 1, not 0"),
+        (PETS, {"holdout": 1.5}, r"PETS.holdout must be in \[0, 1\), not 1.5"),
+        (PETS, {"discount": 2.0}, r"PETS.discount must be in \[0, 1\], not 2.0"),
+        (TDMPC2, {"discount": 2.0}, r"TDMPC2.discount must be in \[0, 1\], not 2.0"),
+        (TDMPC2, {"encoder_rate": 0.0}, "TDMPC2.encoder_rate must be above 0, not 0.0"),
+        (TDMPC2, {"value": -1.0}, "TDMPC2.value must be 0 or more, not -1.0"),
+        (ModelRecipe, {"holdout": 1.5}, r"ModelRecipe.holdout must be in \[0, 1\), not 1.5"),
+        (BaselineSAC, {"batch_size": 0}, "BaselineSAC.batch_size must be a whole number of at"),
+        (BaselineSAC, {"updates_per_step": -1.0}, "updates_per_step must be 0 or more, not -1.0"),
+        (BaselinePPO, {"batch_size": 1}, "BaselinePPO.batch_size must be a whole number of at"),
+        (BaselinePPO, {"clip": 0.0}, "BaselinePPO.clip must be above 0, not 0.0"),
+    ],
+)
+def test_hyperparameters_that_make_no_sense_are_refused(recipe, settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        recipe(**settings)
 
 
 # -------------------------------------------------------------------------- losses not finite
@@ -361,11 +435,38 @@ WILD = PETS(**SMALL | {"epochs": 20}, learning_rate=1e30)
 
 def test_a_loss_that_is_not_finite_stops_and_saves_its_batch(tmp_path):
     with pytest.raises(
-        ValueError, match=r"loss is (nan|inf) in epoch .*, batch .* after 80 frames"
+        ValueError, match=r"loss in epoch .*, batch .* is (nan|inf), after 80 frames"
     ):
         train(out=tmp_path, frames=EPISODE, **TINY | {"agent": WILD})
     batch = checkpoints.load(tmp_path / "not-finite-batch.pt", "batch")
     assert batch["x"].shape[0] == 2
+
+
+class FailingLearner(SamplingLearner):
+    """Loses one of its two updates at the 23rd decision."""
+
+    def learn(self, replay: Any, steps: int) -> dict[str, float]:
+        logged = super().learn(replay, steps)
+        if replay.total == 23:
+            raise NotFiniteError("the loss is nan", {"x": torch.zeros(1)}, logged=logged)
+        return logged | {"updates": 2}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Failing(PETS):
+    def start(self, env: Any, planner: Any, *, rng: torch.Generator) -> Any:
+        return FailingLearner(super().start(env, planner, rng=rng))
+
+
+def test_a_run_stopped_by_a_loss_goes_on_as_one_that_skips(tmp_path):
+    options = TINY | {"agent": Failing(**SMALL)}
+    train(out=tmp_path / "skip", frames=4 * EPISODE, nan="skip", **options)
+    with pytest.raises(ValueError, match="the loss is nan, after 184 frames; the batch is in"):
+        train(out=tmp_path / "stop", frames=4 * EPISODE, **options)
+    train(out=tmp_path / "stop", frames=4 * EPISODE, nan="skip", **options)
+    assert_same(tmp_path / "skip", tmp_path / "stop")
+    last = metrics(tmp_path / "stop")[-1]
+    assert last["skipped"] == 1 and last["updates"] == 2 * 31 - 1
 
 
 def test_a_loss_that_is_not_finite_is_skipped_and_counted(tmp_path):
@@ -424,6 +525,29 @@ def test_watchers_are_told_everything_and_change_nothing(straight, tmp_path):
     assert (evaluation.frames, evaluation.lengths.tolist()) == (4 * EPISODE, [EPISODE] * 2)
     assert evaluation.actions.shape == (10, 1)
     assert_same(straight, tmp_path)
+
+
+def test_the_end_is_evaluated_and_a_longer_run_is_as_if_it_had_not_been(straight, tmp_path):
+    said = train_quietly(tmp_path, 3 * EPISODE, **TINY)
+    assert "evaluated" in said[-2] and said[-1].startswith("done")
+    rows = metrics(tmp_path)
+    assert [row["frames"] for row in rows] == [EPISODE, 2 * EPISODE, 3 * EPISODE, 3 * EPISODE]
+    assert "eval_return" in rows[1] and "eval_return" in rows[3] and "eval_return" not in rows[2]
+    train(out=tmp_path, frames=6 * EPISODE, **TINY)
+    assert_same(straight, tmp_path)
+
+
+def test_an_evaluation_of_what_learned_nothing_is_said_to_be_left_out(tmp_path):
+    said = train_quietly(tmp_path, 40, **TINY | {"eval_frames": 40})
+    assert said[0] == "not evaluated after 40 frames: nothing was learned yet"
+
+
+def test_what_is_not_finite_is_null_in_json(tmp_path):
+    agent = PETS(**SMALL, holdout=0.0)
+    train(out=tmp_path, frames=2 * EPISODE, **TINY | {"agent": agent, "eval_frames": None})
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert "NaN" not in text and metrics(tmp_path)[-1]["holdout_mse"] is None
+    assert "nan" in (tmp_path / "metrics.csv").read_text()
 
 
 def test_evaluations_do_not_change_what_is_learned(straight, tmp_path):

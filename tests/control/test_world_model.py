@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,24 @@ def test_a_world_model_is_restored_whole(kind, tmp_path):
     assert again.make_env(2).num_envs == 2
     parameters = again.world.parameters() if kind == "tdmpc2" else again.ensemble.parameters()
     assert not any(parameter.requires_grad for parameter in parameters)
+
+
+def test_an_ensemble_knows_what_it_was_planned_with(tmp_path):
+    world, path = replace(an_ensemble(), particles=4, penalty=0.5), tmp_path / "model.pt"
+    save_world_model(path, world)
+    assert vars(load_world_model(path)).keys() == vars(world).keys()
+    options = {"env": ENV, "model": str(path), "episodes": 1, "max_frames": 4, **QUIET}
+    options["planner"] = CEM(horizon=2, samples=6, elites=2, iterations=1)
+    paid = {
+        name: evaluate(out=tmp_path / name, **options, **given)
+        for name, given in {"own": {}, "same": {"particles": 4, "penalty": 0.5}}.items()
+    }
+    assert paid["own"]["return"] == paid["same"]["return"]
+    assert paid["own"]["steps_per_decision"] == 4 * 2 * 6
+    one = evaluate(out=tmp_path / "one", **options, particles=1, penalty=0.0)
+    assert one["steps_per_decision"] == 2 * 6
+    with pytest.raises(ValueError, match="device 'gpu' cannot be used here"):
+        evaluate(out=tmp_path / "gpu", **options, device="gpu")
 
 
 @pytest.mark.parametrize("kind", WORLDS)

@@ -57,6 +57,15 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(options, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"run", "whole"}
 
 
+def test_the_simulator_plays_what_has_no_time_limit_for_so_many_frames(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain = ["env=gym/CliffWalking-v1", "model=simulator", "planner=mcts", "episodes=1", "out=run"]
+    assert run([*plain, "planner.simulations=4"]) == 1
+    assert run([*plain, "planner.simulations=4", "max_frames=3"]) == 0
+    assert records_of(tmp_path / "run")[0]["frames"] == 3
+    assert run([*plain, "max_frames=3", "seed=-1"]) == 1
+
+
 def test_particles_are_paid_for_by_the_budget_and_change_what_is_played(options, tmp_path):
     for out, *more in (
         ["bare", "particles=1"],
