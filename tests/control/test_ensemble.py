@@ -8,13 +8,13 @@ import torch
 from control.ensemble import (
     Ensemble,
     EnsembleState,
-    NotFiniteError,
     balanced_members,
     empty_split,
     extend_split,
     fit,
 )
 from control.ensemble import loss as ensemble_loss
+from control.finite import NotFiniteError
 from mbrl_core import CEM, CVaR, GradMPC, Particles, draws, penalised, repeat_actions
 from mbrl_core.testing import check_model, check_planner
 from mbrl_core.types import Box, Discrete, Model
