@@ -312,7 +312,7 @@ def test_a_loss_that_is_not_finite_stops_the_fit_and_shows_its_batch():
     model = Ensemble(D, SPACE, members=2, hidden=(8,))
     split = extend_split(empty_split(2), 100, holdout=0.0, rng=draws.generator(0))
     optimizer = torch.optim.AdamW(model.parameters())
-    with pytest.raises(NotFiniteError, match=r"nan in epoch 1, batch 1") as error:
+    with pytest.raises(NotFiniteError, match=r"loss in epoch 1, batch 1 is nan") as error:
         fit(model, optimizer, obs, action, reward, next_obs, split, rng=draws.generator(0))
     assert error.value.batch["x"].shape[0] == 2
 
