@@ -206,6 +206,7 @@ def test_training_on_two_ray_workers_and_the_failed_run_again_on_this_machine(tm
     command.append(f"out='{tmp_path}/${{seed}}'")
     (tmp_path / "1").mkdir()
     (tmp_path / "1/arguments.json").write_text("{}")
+    (tmp_path / "1/checkpoint.pt").write_text("another run's")
 
     def run(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True)
@@ -218,7 +219,7 @@ def test_training_on_two_ray_workers_and_the_failed_run_again_on_this_machine(tm
     assert failed.endswith(f"choose another folder (log: {tmp_path}/1/log.txt)")
     assert error == "error: 1 of 2 runs failed; the same command tries them again"
     metrics = (tmp_path / "0/metrics.csv").read_text()
-    (tmp_path / "1/arguments.json").unlink()
+    (tmp_path / "1/checkpoint.pt").unlink()
     done = run("sweep=local", "sweep.workers=2")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("] done: seed=") == 2
