@@ -324,7 +324,8 @@ _REMEDY = {"policy": ": uniform_policy(action_space) is one that knows nothing"}
 
 
 def _check_kinds(planner: str, model: object, rng: object, budget: object) -> None:
-    """Raises TypeError where an argument of a planner is of the wrong kind."""
+    """Raises TypeError where an argument of a planner is of the wrong kind, ValueError where a
+    limit is below 0."""
     if not isinstance(model, Model):
         raise TypeError(
             f"{planner} plans with a Model, not with a {type(model).__name__}: put dynamics, "
@@ -336,8 +337,13 @@ def _check_kinds(planner: str, model: object, rng: object, budget: object) -> No
             f"{planner} draws from a torch.Generator, or from one per root, not from {rng!r}: "
             "pass rng=generator(0)"
         )
-    if budget is not None and not isinstance(budget, Budget):
+    if budget is None:
+        return
+    if not isinstance(budget, Budget):
         raise TypeError(f"{planner}: a budget is a Budget(steps=...), not {budget!r}")
+    for name, limit in budget._asdict().items():
+        if limit is not None and not limit >= 0:
+            raise ValueError(f"{planner}: budget.{name} must be 0 or more, not {limit!r}")
 
 
 class _Settled(NamedTuple):

@@ -393,6 +393,16 @@ def test_arguments_of_another_kind_are_refused(arguments: dict[str, Any], said: 
         SMALL(Model(Line(), action_space=UNIT), ZERO, **({"rng": generator(0)} | arguments))
 
 
+@pytest.mark.parametrize("limit", [-5, float("nan")])
+def test_limits_below_zero_are_refused(limit: float) -> None:
+    with pytest.raises(ValueError, match=r"CEM: budget\.seconds must be 0 or more, not"):
+        SMALL(
+            *(Model(Line(), action_space=UNIT), ZERO),
+            rng=generator(0),
+            budget=Budget(seconds=limit),
+        )
+
+
 def test_a_world_that_is_no_model_is_refused() -> None:
     with pytest.raises(TypeError, match="CEM plans with a Model, not with a Line"):
         SMALL(Line(), ZERO, rng=generator(0))  # type: ignore[arg-type]
