@@ -228,7 +228,7 @@ def _rest(budget: Budget | None, probe: Plan) -> Budget:
     }
     left = {name: getattr(budget, name) for name in spent}
     return budget._replace(
-        **{name: limit - spent[name] for name, limit in left.items() if limit is not None}
+        **{name: max(limit - spent[name], 0) for name, limit in left.items() if limit is not None}
     )
 
 
