@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mbrl_core import draws
-from mbrl_core.planners.common import check_choice, check_counts
+from mbrl_core.planners.common import check_choice, check_counts, check_unit
 from mbrl_core.types import Dynamics, Rng, Transition
 
 
@@ -92,9 +92,7 @@ class DynaQ:
         check_choice(self, "order", "uniform", "sweep")
         check_choice(self, "model", "counts", "last")
         check_counts(self, "planning", least=0)
-        for name in ("epsilon", "learning_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"DynaQ.{name} must be in [0, 1], not {getattr(self, name)!r}")
+        check_unit(self, "epsilon", "learning_rate")
 
     def start(self) -> Tables:
         """Tables of one who has seen nothing."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mbrl_core import rows
+from mbrl_core.paths import path_up
 from mbrl_core.types import Plan, Rollout, Rows, Tree
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _tree_columns(tree: Tree, root: int, describe: Describe, plan: Plan | None) 
         describe(_one(states, node), _one(actions, node) if node else None) for node in range(size)
     ]
     known = None if plan is None else plan.node
-    path = _path(columns["parent"], _most_visited(columns) if known is None else int(known[root]))
+    path = path_up(columns["parent"], _most_visited(columns) if known is None else int(known[root]))
     columns["chosen"] = [node in path for node in range(size)]
     return columns
 
@@ -145,14 +146,6 @@ def _most_visited(columns: Columns) -> int:
     while node in children:
         node = max(children[node], key=rank)
     return node
-
-
-def _path(parents: Sequence[int], node: int) -> list[int]:
-    """Node numbers from `node` up to the root."""
-    path = [node]
-    while parents[path[-1]] >= 0:
-        path.append(parents[path[-1]])
-    return path
 
 
 # Rollouts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -21,12 +23,18 @@ def actions_of(plan: Plan, root: int = 0) -> Rows:
     if not isinstance(plan.trace, Tree):
         one = torch.tensor([root])
         return rows.concat([rows.take(action, one) for action in (plan.action, *plan.then)])
-    tree, path = plan.trace, []
-    node = int(_node(plan)[root])
-    while node > 0:
-        path.append(root * tree.parent.shape[1] + node)
-        node = int(tree.parent[root, node])
-    return rows.take(tree.actions, torch.tensor(path[::-1], dtype=torch.int64))
+    tree = plan.trace
+    *path, _ = path_up(tree.parent[root].tolist(), int(_node(plan)[root]))
+    nodes = torch.tensor(path[::-1], dtype=torch.int64)
+    return rows.take(tree.actions, root * tree.parent.shape[1] + nodes)
+
+
+def path_up(parents: Sequence[int], node: int) -> list[int]:
+    """Node numbers from `node` up to the root."""
+    path = [node]
+    while parents[path[-1]] >= 0:
+        path.append(parents[path[-1]])
+    return path
 
 
 def first_actions(plan: Plan, number: int) -> tuple[list[Rows], Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from mbrl_core import draws
-from mbrl_core.planners.common import check_share
+from mbrl_core.planners.common import check_share, check_unit
 from mbrl_core.planners.sampling import (
     Noise,
     Population,
@@ -47,8 +47,7 @@ class CategoricalCEM(Population):
         super().__post_init__()
         check_elites(self, self.elites)
         check_share(self, "momentum", "floor")
-        if not 0 <= self.renew <= 1:
-            raise ValueError(f"CategoricalCEM.renew must be in [0, 1], not {self.renew!r}")
+        check_unit(self, "renew")
 
     def bounds(self, world: World) -> Bounds:
         """The box of probabilities; its centre is uniform."""

@@ -15,6 +15,7 @@ from mbrl_core.planners.common import (
     check_counts,
     check_not_negative,
     check_positive,
+    check_unit,
     only_finite,
 )
 from mbrl_core.planners.sampling import CEM
@@ -50,10 +51,7 @@ class GradientPlanner(TrajectoryPlanner):
         super().__post_init__()
         check_positive(self, "learning_rate", "max_gradient")
         check_choice(self, "optimizer", "adam", "sgd", "momentum", "rmsprop")
-        if not 0 <= self.last_rate <= 1:
-            raise ValueError(
-                f"{type(self).__name__}.last_rate must be in [0, 1], not {self.last_rate!r}"
-            )
+        check_unit(self, "last_rate")
 
     def climb(
         self, world: World, bounds: Bounds, state: Rows, ascent: Ascent, sequences: Tensor
