@@ -276,9 +276,12 @@ class Crew:
 
     runner: where they are; None does all work in this process. Workers are started when they are
     first needed; `close` (or leaving the context) ends them.
+
+    lost: how many workers ended before their work, so far.
     """
 
     runner: Runner | None = None
+    lost: int = 0
     _kept: Kept = field(default_factory=Kept)  # of the work done in this process
     _context: ExitStack = field(default_factory=ExitStack)  # of the runner
     _hire: Hire | None = None
@@ -379,6 +382,7 @@ class Crew:
         """Let a lost worker's place become free; an error of the work itself is raised."""
         if not self._staff[place].lost(error):
             raise getattr(error, "cause", None) or error  # Ray wraps it
+        self.lost += 1
         self._staff.pop(place).stop(at_once=True)
 
     def _worker(self, place: int) -> Worker:

@@ -2,23 +2,28 @@
 
     python -m evals.throughput strategy=mcts limit=64
     python -m evals.throughput engine=vllm strategy=tree_of_thoughts limit=64 groups=2
+    python -m evals.throughput strategy=mcts limit=64 workers=2
 
 Three things are timed in turn: the search on all problems at once; the bare engine, given all
-requests of that search in one call; and the search on one problem at a time.
+requests of that search in one call; and the search on one problem at a time. With several workers a
+fourth is: the search on all problems by all of them, each with an engine of its own.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, cast
 
-from evals.reasoning import in_threads, load_scorer
-from evals.records import write_atomically
+from evals.reasoning import in_threads, load_scorer, placed
+from evals.records import RecordStore, write_atomically
+from evals.runner import Crew, Kept, RunnerKind
 from reasoning.embedded import folder_of
 from reasoning.engines import (
     Completion,
@@ -32,7 +37,7 @@ from reasoning.engines import (
 from reasoning.reasoner import Reasoner
 from reasoning.scorers import JUDGES, make_judge
 from reasoning.strategies import Strategy
-from reasoning.tasks import Problem, find_task
+from reasoning.tasks import Problem, Task, find_task
 from reasoning.world import Scorer
 
 
@@ -58,12 +63,91 @@ class Noted:
         return self.engine.score(requests)
 
 
+class Search(NamedTuple):
+    """What is measured, in plain data, so that a worker can make it too."""
+
+    strategy: Strategy
+    model: str
+    scorer: str | None
+    engine: EngineKind
+    engine_options: Mapping[str, Any] | None
+    task: Task
+    max_tokens: int
+
+    def load(self) -> Loaded:
+        """Load its models. Raises what `load_engine` and `load_scorer` raise."""
+        with ExitStack() as stack:
+            lm = Noted(load_engine(folder_of(self.model, "lm"), self.engine, self.engine_options))
+            stack.callback(lm.close)
+            engines = [lm]
+            judge: Scorer | None
+            if self.scorer in JUDGES:
+                judge = make_judge(self.scorer, cast(Engine, lm))
+            elif (judge := load_scorer(self.scorer, self.engine, self.engine_options)) is not None:
+                engines.append(Noted(judge.engine))
+                judge.engine = engines[1]
+                stack.callback(judge.engine.close)
+            reasoner = Reasoner(
+                engine=cast(Engine, lm),
+                strategy=self.strategy,
+                scorer=judge,
+                calculator=False,
+                max_tokens=self.max_tokens,
+                task=self.task,
+            )
+            return Loaded(reasoner, engines, stack.pop_all())
+
+
+class Loaded(NamedTuple):
+    """A search with its models."""
+
+    reasoner: Reasoner
+    engines: list[Noted]  # the language model's, and a scorer's that has one of its own
+    models: ExitStack  # to be closed
+
+    def answer(self, problems: Sequence[Problem], groups: int, seed: int) -> int:
+        """Answer the problems; how many tokens were decoded for it."""
+
+        def decoded(part: Sequence[Problem]) -> int:
+            questions, ids = [p.question for p in part], [p.id for p in part]
+            plan = self.reasoner.plan(questions, ids=ids, seed=seed)
+            return int(plan.cost.tokens.decoded.sum())
+
+        parts = [part for part in (problems[i::groups] for i in range(groups)) if part]
+        return sum(in_threads(decoded, parts, len(parts)))
+
+    def forget(self) -> None:
+        """Begin anew: no request noted, no prompt cached."""
+        for noted in self.engines:
+            noted.generated, noted.scored = [], []
+            noted.engine.forget()
+
+
+class Share(NamedTuple):
+    """What a worker does: a part of the problems, all at once (a `Work` of `evals.runner`)."""
+
+    search: Search
+    groups: int
+    seed: int
+
+    def __call__(
+        self, store: RecordStore, batch: Sequence[Problem], kept: Kept, say: Callable[[str], None]
+    ) -> None:
+        """Answer the problems of `batch`."""
+        loaded = kept.get("search", self.search.load, lambda loaded: loaded.models.close())
+        loaded.forget()
+        loaded.answer(batch, self.groups, self.seed)
+        for problem in batch:
+            store.append(problem.id, {})
+
+
 class Round(NamedTuple):
-    """One measurement of all three, in seconds."""
+    """One measurement of all, in seconds."""
 
     together: float  # the search, all problems at once
     bare: float  # the engines alone, on the same requests
     alone: float  # the search on one problem after the other, per problem
+    spread: float | None  # the search by all workers, where there are several
     fill: float  # of the language model's batches in the first
     tokens: int  # decoded by the search
 
@@ -83,6 +167,11 @@ def throughput(
     rounds: int = 3,
     seed: int = 0,
     max_tokens: int = 256,
+    runner: RunnerKind = "local",
+    workers: int = 1,
+    cpus: float = 1,
+    gpus: float = 0,
+    address: str | None = None,
     out: str | Path | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -96,40 +185,34 @@ def throughput(
         alone: problems, evenly spread among them, answered one at a time.
         rounds: how often all is measured, with other draws each time.
         seed: of the first round's draws.
+        runner, workers, cpus, gpus, address: where the problems are answered once more, in equal
+            parts, see `evals.reasoning`; with one local worker they are not.
         out: file for the result, as JSON.
         say: receives progress lines.
 
     Raises:
-        ValueError: fewer than one problem, group or round.
+        ValueError: fewer than one problem, group, round or worker, or fewer problems than workers.
+        OSError: workers are lost.
     """
     for name, value in (("groups", groups), ("alone", alone), ("rounds", rounds)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
     kind = find_task(task)
     problems = kind.load(data=data, limit=limit)
-    with ExitStack() as stack:
-        lm = Noted(load_engine(folder_of(model, "lm"), engine, engine_options))
-        stack.callback(lm.close)
-        engines = [lm]
-        judge: Scorer | None
-        if scorer in JUDGES:
-            judge = make_judge(scorer, cast(Engine, lm))
-        elif (judge := load_scorer(scorer, engine, engine_options)) is not None:
-            engines.append(Noted(judge.engine))
-            judge.engine = engines[1]
-            stack.callback(judge.engine.close)
-        reasoner = Reasoner(
-            engine=cast(Engine, lm),
-            strategy=strategy,
-            scorer=judge,
-            calculator=False,
-            max_tokens=max_tokens,
-            task=kind,
-        )
-        _search(reasoner, problems[:2], 1, seed)  # what is slow the first time only
+    if len(problems) < workers:
+        raise ValueError(f"{workers} workers need as many problems, and there are {len(problems)}")
+    search = Search(strategy, model, scorer, engine, engine_options, kind, max_tokens)
+    where = placed(runner, workers, cpus, gpus, address)
+    loaded = search.load()
+    with loaded.models, Crew(runner=where) as crew:
+        loaded.answer(problems[:2], 1, seed)  # what is slow the first time only
+        if where is not None:
+            _spread(crew, Share(search, groups, seed), problems[: where.workers])
         measured = []
         for number in range(rounds):
-            measured.append(_round(reasoner, engines, problems, groups, alone, seed + number))
+            share = Share(search, groups, seed + number)
+            spread = None if where is None else _spread(crew, share, problems)
+            measured.append(_round(loaded, share, problems, alone)._replace(spread=spread))
             say(_told(measured, len(problems)))
     result = _summary(measured, len(problems))
     if out is not None:
@@ -137,52 +220,44 @@ def throughput(
     return result
 
 
-def _round(
-    reasoner: Reasoner,
-    engines: Sequence[Noted],
-    problems: list[Problem],
-    groups: int,
-    alone: int,
-    seed: int,
-) -> Round:
-    """Measure all three; the language model's engine is the first of `engines`."""
-    lm = engines[0]
-    _forget(engines)
+def _round(loaded: Loaded, share: Share, problems: list[Problem], alone: int) -> Round:
+    """Measure all that one engine does."""
+    lm, groups, seed = loaded.engines[0], share.groups, share.seed
+    loaded.forget()
     fill = lm.fill
-    together, tokens = _timed(lambda: _search(reasoner, problems, groups, seed))
+    together, tokens = _timed(lambda: loaded.answer(problems, groups, seed))
     ratio = lm.fill.since(fill).ratio
-    asked = [(noted.engine, list(noted.generated), list(noted.scored)) for noted in engines]
+    asked = [(noted.engine, list(noted.generated), list(noted.scored)) for noted in loaded.engines]
 
     def replay() -> None:
         for engine, generated, scored in asked:
             engine.generate(generated)
             engine.score(scored)
 
-    _forget(engines)
+    loaded.forget()
     bare, _ = _timed(replay)
-    _forget(engines)
+    loaded.forget()
     chosen = problems[:: max(1, len(problems) // alone)][:alone]
-    singly, _ = _timed(lambda: [_search(reasoner, [problem], 1, seed) for problem in chosen])
-    return Round(together, bare, singly / len(chosen), ratio, tokens)
+    singly, _ = _timed(lambda: [loaded.answer([problem], 1, seed) for problem in chosen])
+    return Round(together, bare, singly / len(chosen), None, ratio, tokens)
 
 
-def _search(reasoner: Reasoner, problems: list[Problem], groups: int, seed: int) -> int:
-    """Answer the problems; how many tokens were decoded for it."""
+def _spread(crew: Crew, share: Share, problems: list[Problem]) -> float:
+    """Seconds in which the workers of a crew answer the problems, an equal part each.
 
-    def answer(part: list[Problem]) -> int:
-        questions, ids = [p.question for p in part], [p.id for p in part]
-        plan = reasoner.plan(questions, ids=ids, seed=seed)
-        return int(plan.cost.tokens.decoded.sum())
+    Raises OSError where one of them is lost.
+    """
+    assert crew.runner is not None
+    part = math.ceil(len(problems) / crew.runner.workers)
+    with TemporaryDirectory() as folder, RecordStore(folder, {}) as store:
+        seconds, _ = _timed(lambda: crew.do(share, problems, store, batch=part, say=_silent))
+    if crew.lost:
+        raise OSError("a worker was lost, and with it the measurement: begin again")
+    return seconds
 
-    parts = [part for part in (problems[i::groups] for i in range(groups)) if part]
-    return sum(in_threads(answer, parts, len(parts)))
 
-
-def _forget(engines: Sequence[Noted]) -> None:
-    """Begin anew: no request noted, no prompt cached."""
-    for noted in engines:
-        noted.generated, noted.scored = [], []
-        noted.engine.forget()
+def _silent(line: str) -> None:
+    """Receives the progress of workers, of which there is none worth telling."""
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -199,20 +274,42 @@ def _summary(rounds: Sequence[Round], problems: int) -> dict[str, Any]:
         "problems_per_hour": median(3600 * problems / r.together for r in rounds),
         "problems_per_hour_one_at_a_time": median(3600 / r.alone for r in rounds),
         "times_one_at_a_time": median(problems * r.alone / r.together for r in rounds),
+        **_of_workers([r for r in rounds if r.spread is not None], problems),
         "fill": median(r.fill for r in rounds),
         "problems": problems,
         "rounds": [r._asdict() for r in rounds],
     }
 
 
+def _of_workers(rounds: Sequence[Round], problems: int) -> dict[str, float]:
+    """What all workers together do, of rounds in which they did."""
+    if not rounds:
+        return {}
+    spread = [r.spread for r in rounds if r.spread is not None]
+    return {
+        "problems_per_hour_of_workers": median(3600 * problems / seconds for seconds in spread),
+        "workers_times_one_at_a_time": median(
+            problems * r.alone / seconds for r, seconds in zip(rounds, spread, strict=True)
+        ),
+    }
+
+
 def _told(rounds: Sequence[Round], problems: int) -> str:
     result = _summary(rounds[-1:], problems)
+    by_workers = (
+        (
+            f"; by all workers {result['problems_per_hour_of_workers']:.0f} problems/h, "
+            f"{result['workers_times_one_at_a_time']:.1f} times"
+        )
+        if rounds[-1].spread is not None
+        else ""
+    )
     return (
         f"round {len(rounds)}: {result['tokens_per_second']:.0f} tokens/s, "
         f"{result['share_of_bare']:.0%} of the bare engine's; "
         f"{result['problems_per_hour']:.0f} problems/h, "
         f"{result['times_one_at_a_time']:.1f} times as many as one at a time; "
-        f"batches {result['fill']:.0%} full"
+        f"batches {result['fill']:.0%} full{by_workers}"
     )
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from evals import throughput as module
-from evals.throughput import throughput
+from evals.runner import Crew, Local
+from evals.throughput import _spread, throughput
 from reasoning.engines import ScriptedEngine
 from reasoning.strategies import best_of_n, greedy, tree_of_thoughts
 from reasoning.tasks import Generated, Problem
@@ -81,6 +87,43 @@ def test_a_judge_asks_the_engine_that_is_timed(measure):
         assert other["together"] > one["together"] and other["bare"] > one["bare"]
 
 
+def test_workers_answer_an_equal_part_each_with_an_engine_of_their_own(tmp_path):
+    result = throughput(
+        strategy=best_of_n(n=2),
+        limit=4,
+        alone=1,
+        rounds=1,
+        workers=2,
+        say=lambda line: None,
+    )
+    (only,) = result["rounds"]
+    assert result["problems_per_hour_of_workers"] == pytest.approx(3600 * 4 / only["spread"])
+    assert result["workers_times_one_at_a_time"] == pytest.approx(
+        4 * only["alone"] / only["spread"]
+    )
+
+
+def test_a_lost_worker_spoils_the_measurement(tmp_path):
+    """The one that takes its place would be timed while it loads its models."""
+    with Crew(runner=Local(workers=2)) as crew, pytest.raises(OSError, match="a worker was lost"):
+        _spread(crew, Dying(tmp_path / "died"), [Problem(q, q, "0") for q in QUESTIONS])
+
+
+class Dying(NamedTuple):
+    """A share whose worker ends the first time."""
+
+    mark: Path
+
+    def __call__(self, store, batch, kept, say):
+        with contextlib.suppress(FileExistsError):
+            self.mark.touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+        for problem in batch:
+            store.append(problem.id, {})
+
+
 def test_senseless_numbers_are_told(measure):
+    with pytest.raises(ValueError, match="9 workers need as many problems, and there are 6"):
+        measure(greedy(), workers=9)
     with pytest.raises(ValueError, match="rounds must be at least 1, not 0"):
         throughput(strategy=greedy(), rounds=0)
