@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from multiprocessing import active_children
 from multiprocessing.connection import wait
@@ -31,6 +33,7 @@ from reasoning.engines.vocabulary import INSTRUCTION, Vocabulary
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its news would drown a command's own
 
 MOST_STOP_TOKENS = 64
+_here: list[str] = []  # the model that vLLM runs in this process
 ON_CPU = {
     "enforce_eager": True,  # compiling takes longer than most runs
     "block_size": 32,  # the cache is of whole blocks: in 128 tokens, vLLM's choice, few steps fit
@@ -39,13 +42,16 @@ ON_CPU = {
 
 
 class VLLMEngine(Vocabulary):
-    """Sampling and scoring with vLLM, whose model runs in a process beside this one.
+    """Sampling and scoring with vLLM.
 
     model: a local folder or a hub name.
     chat: put questions in the tokenizer's chat template; by default where it has one.
     instruction: for the chat template, said before the question.
     max_batch: sequences computed at once.
     dtype: by default float32 on CPU, the checkpoint's own elsewhere.
+    own_process: False runs the model in this process, where vLLM's own would work in turn on a CPU
+        and wait for one another by spinning: a step of 4 rows takes half the time, of 256 five
+        sixths. A process can run one such engine at a time, made before Numba is loaded.
     arguments: any others of `vllm.EngineArgs`: tensor_parallel_size, gpu_memory_utilization, ...
 
     One thread feeds the requests of all callers into one continuous batch, so that none waits for
@@ -58,7 +64,8 @@ class VLLMEngine(Vocabulary):
 
     `context` is one token less than vLLM's own, for the token that it draws after a scored text.
 
-    Raises ModuleNotFoundError where vLLM is not installed, and what `Vocabulary` raises.
+    Raises ModuleNotFoundError where vLLM is not installed, ValueError where the model cannot run in
+    this process, and what `Vocabulary` raises.
     """
 
     def __init__(
@@ -69,6 +76,7 @@ class VLLMEngine(Vocabulary):
         instruction: str = INSTRUCTION,
         max_batch: int = 256,
         dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+        own_process: bool = True,
         **arguments: Any,
     ) -> None:
         from vllm import EngineArgs, LLMEngine
@@ -85,7 +93,9 @@ class VLLMEngine(Vocabulary):
             **arguments,
         }
         self.max_batch = int(settings["max_num_seqs"])
-        self._engine = LLMEngine.from_engine_args(EngineArgs(model=self.name, **settings))
+        self.within = not own_process
+        with _within(self.name) if self.within else nullcontext():
+            self._engine = LLMEngine.from_engine_args(EngineArgs(model=self.name, **settings))
         self.context = int(self._engine.model_config.max_model_len) - 1
         ends = self._engine.model_config.try_get_generation_config().get("eos_token_id") or []
         ends = [ends] if isinstance(ends, int) else ends
@@ -98,7 +108,10 @@ class VLLMEngine(Vocabulary):
         self._gone: EngineError | None = None
         self._lock = threading.Lock()  # of these two
         self._names = map(str, itertools.count())
-        self._thread = threading.Thread(target=self._serve, name="vllm", daemon=True)
+        threads = torch.get_num_threads()
+        self._thread = threading.Thread(
+            target=self._serve, args=(threads,), name="vllm", daemon=True
+        )
         self._thread.start()
         own = [process.sentinel for process in set(active_children()) - others]
         threading.Thread(target=self._watch, args=(own,), name="vllm-watch", daemon=True).start()
@@ -229,7 +242,8 @@ class VLLMEngine(Vocabulary):
 
     # The loop: everything below runs in one thread, which alone touches vLLM.
 
-    def _serve(self) -> None:
+    def _serve(self, threads: int) -> None:
+        torch.set_num_threads(threads)  # vLLM's kernels go by the limit of the thread they run in
         running: dict[str, tuple[_Call, int]] = {}
         reason = "it was closed"
         try:
@@ -242,8 +256,12 @@ class VLLMEngine(Vocabulary):
                         call.put(number, output)
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-        self._leave(reason)
-        self._engine.engine_core.shutdown()
+        try:
+            self._engine.engine_core.shutdown()
+        finally:
+            if self.within:
+                _here.clear()
+            self._leave(reason)
 
     def _admit(self, running: dict[str, tuple[_Call, int]]) -> bool:
         """Hand all waiting calls to vLLM, after one has come if none is running; False to stop."""
@@ -268,6 +286,35 @@ class VLLMEngine(Vocabulary):
                 else:
                     running[name] = call, number
             block = not running
+
+
+@contextmanager
+def _within(name: str) -> Iterator[None]:
+    """Let vLLM run a model in this process, and leave what else computes here as it is.
+
+    Raises ValueError where it cannot: an engine that ends takes what another computes by with it,
+    and while one is made vLLM 0.32 looks into all modules, and fails at LLVM's.
+    """
+    stumbles = "has loaded Numba" if "llvmlite" in sys.modules else None
+    if why := f"runs {_here[0]} already" if _here else stumbles:
+        raise ValueError(f"own_process=false: vLLM cannot run in a process that {why}")
+    _here.append(name)
+    settings = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    before = {name: os.environ.get(name) for name in settings}
+    limiting = torch.set_num_threads
+    os.environ.update(settings)
+    try:
+        yield
+    except BaseException:
+        _here.clear()
+        raise
+    finally:
+        torch.set_num_threads = limiting
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 class _Sequence(NamedTuple):

@@ -248,3 +248,46 @@ def test_a_killed_engine_is_told_to_all_who_wait_and_come_later(beside, here):
                 answer.result(timeout=120)
     with pytest.raises(EngineError, match="is gone"):
         beside.generate(requests)
+
+
+WITHIN = """
+import os
+import torch
+from reasoning.embedded import folder_of
+from reasoning.engines import Request, load_engine
+
+if __name__ == "__main__":
+    settings, limiting = dict(os.environ), torch.set_num_threads
+    model = folder_of("embedded", "lm")
+    engine = load_engine(model, "vllm", {"own_process": False})
+    for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_OMP_THREADS_BIND"):
+        assert os.environ.get(name) == settings.get(name)
+    assert torch.set_num_threads is limiting
+    assert not __import__("multiprocessing").active_children()
+    try:
+        load_engine(model, "vllm", {"own_process": False})
+    except ValueError as error:
+        print(error)
+    engine.close()
+    engine = load_engine(model, "vllm", {"own_process": False})
+    request = Request(engine.encode_prompt(QUESTION), 30, 0.0, 0, ())
+    print(engine.generate([request])[0].tokens)
+    engine.close()
+"""
+
+
+def test_a_process_runs_one_engine_at_a_time_within_itself(small_cache, here, tmp_path):
+    script = tmp_path / "within.py"
+    script.write_text(WITHIN.replace("QUESTION", repr(QUESTIONS[0])))
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    refused, tokens = ran.stdout.splitlines()[-2:]
+    request = Request(here.encode_prompt(QUESTIONS[0]), 30, 0.0, 0, ())
+    assert tokens == str(here.generate([request])[0].tokens)
+    assert refused == f"own_process=false: vLLM cannot run in a process that runs {MODEL} already"
+
+
+def test_no_engine_runs_in_a_process_that_has_loaded_numba(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llvmlite", None)
+    with pytest.raises(ValueError, match="vLLM cannot run in a process that has loaded Numba"):
+        load_engine(MODEL, "vllm", {"own_process": False})
