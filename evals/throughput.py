@@ -296,21 +296,19 @@ def _of_workers(rounds: Sequence[Round], problems: int) -> dict[str, float]:
 
 def _told(rounds: Sequence[Round], problems: int) -> str:
     result = _summary(rounds[-1:], problems)
-    by_workers = (
-        (
-            f"; by all workers {result['problems_per_hour_of_workers']:.0f} problems/h, "
+    parts = [
+        f"round {len(rounds)}: {result['tokens_per_second']:.0f} tokens/s, "
+        f"{result['share_of_bare']:.0%} of the bare engine's",
+        f"{result['problems_per_hour']:.0f} problems/h, "
+        f"{result['times_one_at_a_time']:.1f} times as many as one at a time",
+        f"batches {result['fill']:.0%} full",
+    ]
+    if rounds[-1].spread is not None:
+        parts.append(
+            f"by all workers {result['problems_per_hour_of_workers']:.0f} problems/h, "
             f"{result['workers_times_one_at_a_time']:.1f} times"
         )
-        if rounds[-1].spread is not None
-        else ""
-    )
-    return (
-        f"round {len(rounds)}: {result['tokens_per_second']:.0f} tokens/s, "
-        f"{result['share_of_bare']:.0%} of the bare engine's; "
-        f"{result['problems_per_hour']:.0f} problems/h, "
-        f"{result['times_one_at_a_time']:.1f} times as many as one at a time; "
-        f"batches {result['fill']:.0%} full{by_workers}"
-    )
+    return "; ".join(parts)
 
 
 if __name__ == "__main__":
