@@ -9,8 +9,8 @@ from evals.compare import compare
 from evals.records import RecordStore
 
 
-def written(folder, name, values):
-    with RecordStore(folder, {"name": folder.name}) as store:
+def written(folder, name, values, **arguments):
+    with RecordStore(folder, {"name": folder.name, **arguments}) as store:
         for id, value in values.items():
             store.append(id, {name: value})
     return folder
@@ -30,6 +30,27 @@ def test_a_constant_difference_has_no_width(tmp_path):
     one = written(tmp_path / "one", "return", {i: 10.0 * i + 2.5 for i in range(5)})
     other = written(tmp_path / "other", "return", {i: 10.0 * i for i in range(5)})
     assert tuple(compare(one=one, other=other)) == pytest.approx((2.5, 2.5, 2.5))
+
+
+def test_few_returns_have_the_interval_of_students_t(tmp_path):
+    """A bootstrap of four covers 80%."""
+    one = written(tmp_path / "one", "return", {0: 3.0, 1: 5.0, 2: 4.0, 3: 8.0})
+    other = written(tmp_path / "other", "return", dict.fromkeys(range(4), 0.0))
+    mean, low, high = compare(one=one, other=other)
+    half = 3.182 * 4.6667**0.5 / 2
+    assert (mean, low, high) == pytest.approx((5.0, 5.0 - half, 5.0 + half), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("env", ("a", "b")), ("seed", (0, 1)), ("max_frames", (None, 400))]
+)
+def test_episodes_that_begin_elsewhere_are_not_paired(tmp_path, name, values):
+    one, other = (
+        written(tmp_path / str(value), "return", {0: 1.0, 1: 2.0}, **{name: value})
+        for value in values
+    )
+    with pytest.raises(ValueError, match=f"play other episodes: {name} is {values[0]} in one"):
+        compare(one=one, other=other)
 
 
 def test_what_cannot_be_compared_is_refused_in_one_sentence(tmp_path, capsys):
