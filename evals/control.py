@@ -117,7 +117,7 @@ def evaluate(
     }  # fmt: skip
     world = _find_world(env, model, action_repeat, device, settings | {"penalty": penalty or None})
     check_limited(world.make_env(max_frames=max_frames))
-    wrap = _wrapping(world, particles, risk, penalty)
+    wrap = wrapping(world, particles, risk, penalty)
     described = {k: v for k, v in (arguments or deciding).items() if k != "out"}
     described["weights"] = None if model == SIMULATOR else fingerprint(find_world_model(model))
     limits = Budget(**(budget or {}))  # type: ignore[arg-type]
@@ -216,7 +216,7 @@ def _repeat_of(env: str) -> int:
     return SUITE_REPEAT if env.startswith("dmc/") else 1
 
 
-def _wrapping(
+def wrapping(
     world: WorldModel | TrueWorld,
     particles: int | None,
     risk: Risk | None,

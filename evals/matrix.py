@@ -12,16 +12,19 @@ ends with one page, out/report.html, and its tables as out/matrix.md.
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.cli import call
 from control.ensemble import Propagation
-from control.world_model import load_world_model
+from control.world_model import WorldModel, load_world_model
 from evals import control
 from evals.bench.document import markdown
+from evals.records import write_atomically
 from evals.report import Cell, Section, Table, print_table, write_report
 from evals.stats import Estimate
 from mbrl_core import ListedActions, RandomActions, RandomShooting, generator
@@ -96,21 +99,22 @@ def matrix(
 
     Raises:
         ValueError: a name that is no planner, one that needs a policy where the model has none of
-            its own, or what `evals.control` refuses.
+            its own, a size or horizon that is not above 0, or what `evals.control` refuses.
     """
+    _check_positive(horizon=[horizon], steps=steps, milliseconds=milliseconds, simulator=simulator)
     folder, world = Path(out), load_world_model(model, env)
     has_policy = _has_policy(world.model().policy)
     kinds = _chosen(planners, has_policy=has_policy)
     played = [f"env={world.env}", f"episodes={episodes}", f"seed={seed}"]
     settings = {"propagation": propagation, "aleatoric": aleatoric}
-    own = [*played, f"model={model}"]
+    own = [*played, _option("model", model)]
     own += [f"{name}={value}".lower() for name, value in settings.items() if value is not None]
     cells: dict[tuple[str, Size], Summary] = {}
     for size in [*(Size(n) for n in steps), *(Size(milliseconds=t) for t in milliseconds)]:
         for key, kind in kinds.items():
             chosen = kind.options(size, horizon)
             if key == "random_shooting" and size.milliseconds:
-                chosen += [f"planner.samples={_calibrated(folder, world, size, horizon)}"]
+                chosen += [f"planner.samples={_calibrated(folder, world, settings, size, horizon)}"]
             side = 1 if size.milliseconds else parallel
             options = [*own, *chosen, f"parallel={side}"]
             cells[kind.name, size] = _run(folder / f"{key}-{size.folder}", options, say)
@@ -203,28 +207,50 @@ def _chosen(names: Sequence[str] | None, *, has_policy: bool) -> dict[str, Kind]
     return {name: kind for name, kind in listed.items() if has_policy or not kind.by_policy}
 
 
+def _check_positive(**numbers: Sequence[float]) -> None:
+    """Raise ValueError, naming the option, for a number that is not above 0."""
+    for name, given in numbers.items():
+        for number in given:
+            if not number > 0:
+                raise ValueError(f"{name} must be above 0, not {number}")
+
+
+def _option(name: str, value: object) -> str:
+    """An option of a command line, whatever characters its value has."""
+    text = str(value)
+    if re.fullmatch(r"[\w./-]+", text):
+        return f"{name}={text}"
+    return f"{name}='{text.replace(chr(39), chr(92) + chr(39))}'"
+
+
 def _has_policy(policy: object) -> bool:
     """Whether a model's policy was learned."""
     return policy is not None and not isinstance(policy, RandomActions | ListedActions)
 
 
-def _calibrated(folder: Path, world: Any, size: Size, horizon: int) -> int:
+def _calibrated(
+    folder: Path, world: WorldModel, settings: Mapping[str, Any], size: Size, horizon: int
+) -> int:
     """How many candidates random shooting, which has no iterations to stop after, may draw.
 
-    Measured once, on this machine, and kept in the folder so that a run can be continued.
+    Measured once, with the model that is played with, on this machine, and kept in the folder so
+    that a run can be continued. Raises ValueError where what was kept is damaged.
     """
     assert size.milliseconds is not None
     path = folder / "calibration.json"
-    known: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        known: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: delete it, and it is measured again") from error
     key = f"{size.milliseconds:g} ms, horizon {horizon}"
     if key not in known:
-        env = world.make_env(1)
-        state, model = world.root(env.reset([0])), world.model()
+        model, root = control.wrapping(world, None, None, None)(world.model(**settings), world.root)
+        state = root(world.make_env(1).reset([0]))
         few, many = (_seconds(model, state, n, horizon) for n in (64, 1024))
         each = max((many - few) / (1024 - 64), 1e-9)
         known[key] = max(1, round(64 + (size.milliseconds / 1000 - few) / each))
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(known, indent=2) + "\n")
+        write_atomically(path, json.dumps(known, indent=2) + "\n")
     return known[key]
 
 
@@ -241,9 +267,9 @@ def _seconds(model: Any, state: Any, samples: int, horizon: int) -> float:
 def _run(folder: Path, options: list[str], say: Say) -> Summary:
     """The summary of one cell; what is on record is not played again."""
     say(f"{folder.name}")
-    given = [*options, f"out={folder}"]
+    given = [*options, _option("out", folder)]
     found = call("evals_control", control.evaluate, given, say=lambda line: say(f"  {line}"))
-    return found | {"command": " ".join(["python -m evals.control", *given])}
+    return found | {"command": shlex.join(["python", "-m", "evals.control", *given])}
 
 
 # ------------------------------------------------------------------------------------------ showing
@@ -291,7 +317,7 @@ def _write(
     parts = [f"# {title}"]
     for section in sections[:-1]:
         parts += [f"## {section.title}", section.text, *map(markdown, section.tables)]
-    (folder / "matrix.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_atomically(folder / "matrix.md", "\n\n".join(parts) + "\n")
     page = write_report(folder / "report.html", "One model, every planner", sections, title)
     say(f"\nwrote {page} and {folder / 'matrix.md'}")
     return page

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from control.world_model import (
 from evals import matrix as command
 from evals.matrix import KINDS, matrix
 from evals.matrix import Size as Allowed
-from mbrl_core import Box, generator
+from mbrl_core import Box, Particles, generator
 
 ENV, REPEAT, BOX = "gym/Pendulum-v1", 20, Box(torch.tensor([-2.0]), torch.tensor([2.0]))
 SMALL = {
@@ -106,6 +108,38 @@ def test_random_shooting_is_calibrated_once(ensemble, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "_seconds", lambda model, state, samples, horizon: 1e-5 * samples)
     world = command.load_world_model(str(ensemble))
     size = Allowed(milliseconds=5.0)
-    assert command._calibrated(tmp_path, world, size, 4) == 500
+    assert command._calibrated(tmp_path, world, {}, size, 4) == 500
     monkeypatch.setattr(command, "_seconds", None)
-    assert command._calibrated(tmp_path, world, size, 4) == 500
+    assert command._calibrated(tmp_path, world, {}, size, 4) == 500
+    (tmp_path / "calibration.json").write_text("{")
+    with pytest.raises(ValueError, match=r"calibration.json is damaged: delete it"):
+        command._calibrated(tmp_path, world, {}, size, 4)
+
+
+def test_random_shooting_is_calibrated_with_the_model_that_plays(ensemble, tmp_path, monkeypatch):
+    """Five particles and another propagation cost several times as much."""
+    seen = []
+    monkeypatch.setattr(command, "_seconds", lambda *args: seen.append(args[:2]) or 0.001)
+    world = command.load_world_model(str(ensemble))
+    world = dataclasses.replace(world, particles=5)
+    command._calibrated(tmp_path, world, {"propagation": "mean"}, Allowed(milliseconds=5.0), 4)
+    model, state = seen[0]
+    assert isinstance(model.dynamics, Particles)
+    assert (state.states.member == -1).all(), "no member of its own: the mean"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("steps", [0]), ("milliseconds", [0.0]), ("simulator", [-1]), ("horizon", 0)],
+)
+def test_sizes_are_above_zero(ensemble, tmp_path, option, value):
+    with pytest.raises(ValueError, match=f"{option} must be above 0, not"):
+        matrix(model=str(ensemble), out=tmp_path, **SMALL | {option: value})
+
+
+def test_paths_may_have_any_characters(ensemble, tmp_path):
+    model, out = tmp_path / "a=b (1).pt", tmp_path / "m=8, x's"
+    shutil.copy(ensemble, model)
+    options = SMALL | {"milliseconds": [], "simulator": [], "planners": ["cem"]}
+    page = matrix(model=str(model), out=out, **options)
+    assert (out / "cem-40-steps" / "summary.json").exists() and "a=b (1).pt" in page.read_text()
