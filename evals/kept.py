@@ -10,10 +10,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from evals.records import write_atomically
 
 RECORDS = Path("records/control")
 
@@ -46,14 +49,16 @@ def write_training(folder: str | Path, run: Training) -> Path:
     """Write a training run's two files below `folder`; the path of the table."""
     path = Path(folder) / run.env / f"{run.agent}-{run.seed}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(n for row in run.rows for n in row)))
-        writer.writeheader()
-        writer.writerows(
-            {n: f"{v:.6g}" if v % 1 else f"{v:.0f}" for n, v in r.items()} for r in run.rows
-        )
     named = {"env": run.env, "agent": run.agent, "seed": run.seed}
     _write_json(path.with_suffix(".json"), named | run.about)
+    table = io.StringIO(newline="")
+    names = list(dict.fromkeys(n for row in run.rows for n in row))
+    writer = csv.DictWriter(table, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {n: f"{v:.6g}" if v % 1 else f"{v:.0f}" for n, v in r.items()} for r in run.rows
+    )
+    write_atomically(path, table.getvalue())  # last: what reads records looks for tables
     return path
 
 
@@ -105,10 +110,5 @@ class _naming:
             raise ValueError(f"{self.path} is no record of a run: {error!r}") from error
 
 
-def _short(value: float) -> str:
-    """Whole numbers in full, others to six digits."""
-    return f"{value:.0f}" if value == round(value) else f"{value:.6g}"
-
-
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_atomically(path, json.dumps(content, indent=1) + "\n")

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from evals.bench.document import markdown
 from evals.kept import RECORDS, Mark, Training, read_marks, read_trainings
+from evals.records import write_atomically
 from evals.report import Cell, Section, Table, print_table, write_report
 from evals.stats import Estimate, t_interval, welch_interval
 from mbrl_core.viewer.charts import Baseline, Curve, LineChart
@@ -26,7 +27,9 @@ PUBLISHED = Path(__file__).with_name("published.csv")
 NEAR = 0.025  # an evaluation counts for a number of frames if it is off by this share at most
 GOAL = "tdmpc2"  # the published method that ours are measured against
 OPENING, CLOSING = "<!-- references -->", "<!-- /references -->"
-NOT_LEARNT_FROM = ("seed", "compiled", "device", "eval_frames", "eval_episodes", "log_frames")
+NOT_LEARNT_FROM = (
+    "seed", "compiled", "device", "eval_frames", "eval_episodes", "log_frames", "nan",
+)  # fmt: skip
 IDLE = ("discrete_entropy",)  # options that decide nothing where actions are continuous, as in dmc/
 TASKS = {"ball-in-cup-catch": "cup-catch"}  # names that publications shorten
 Say = Callable[[str], None]
@@ -93,15 +96,19 @@ def references(
 
     Raises:
         ValueError: there are no records, runs of one name differ in more than their seeds, a file
-            of results lacks a column, or `page` lacks its two lines.
+            of results lacks a column or all rows, no run was evaluated at any of `frames`, nobody
+            published one of `methods`, or `page` lacks its two lines.
     """
     ours = _grouped(run for run in read_trainings(records) if run.evaluations)
     if not ours:
         raise ValueError(f"{records} holds no training run: keep some with evals.keep")
     published, notes = _published([PUBLISHED, *map(Path, references)], methods)
     marks = read_marks(records)
-    sections = [_compared(n, ours, published, marks) for n in frames]
-    sections = [section for section in sections if section.tables]
+    compared = [n for n in frames if any(group.at(n) for group in ours)]
+    if not compared:
+        raise ValueError(f"no run below {records} was evaluated at frames={list(frames)}")
+    notes += [f"No run was evaluated at {n:,} frames." for n in frames if n not in compared]
+    sections = [_compared(n, ours, published, marks) for n in compared]
     details = [_runs(ours), _sources(published, {group.task for group in ours})]
     sections.append(Section("Runs and sources", "\n\n".join(notes), tables=details))
     for section in sections:
@@ -111,7 +118,7 @@ def references(
     text = _document(sections)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "references.md").write_text(text, encoding="utf-8")
+    write_atomically(folder / "references.md", text)
     curves = Section("Learning curves", CURVES, figures=_curves(ours, published, marks))
     written = write_report(
         folder / "report.html", "Our runs and published results", [*sections, curves]
@@ -178,36 +185,62 @@ def _published(
             notes.append(f"{path} is not there: its published results are left out.")
             continue
         for row in _results(path):
-            if methods is None or row.method in methods:
-                found.setdefault((row.task, row.method, row.frames), row)
-    return list(found.values()), notes
+            found.setdefault((row.task, row.method, row.frames), row)
+    known = list(dict.fromkeys(method for _, method, _ in found))
+    for method in methods or ():
+        if method not in known:
+            raise ValueError(
+                f"nobody published a method {method!r}: choose from {', '.join(known)}"
+            )
+    return [row for row in found.values() if methods is None or row.method in methods], notes
 
 
 def _results(path: Path) -> list[Published]:
-    """The rows of one file that are about states and a number of frames."""
+    """The rows of one file that are about states and a number of frames.
+
+    Raises ValueError, naming the file, where it has none, or one that is no result.
+    """
     rows = []
     with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
+        listed = list(csv.DictReader(file))
+        if not listed:
+            raise ValueError(f"{path} is no table of published results: it has no row")
+        for row in listed:
             try:
                 frames = row.get("frames") or row.get("requested_step") or row["step"]
-                if row.get("obs", "state") != "state" or not frames.isdigit():
+                if row.get("obs", "state") != "state" or not _is_number(frames):
                     continue
                 std, seeds = row.get("std"), row.get("seeds") or row.get("n_seeds")
                 rows.append(
                     Published(
                         row["task"],
                         row["method"],
-                        int(frames),
-                        float(row["mean"]),
-                        float(std) if std else None,
+                        int(float(frames)),
+                        _finite(row["mean"]),
+                        _finite(std) if std else None,
                         int(seeds) if seeds else None,
                         row.get("action_repeat") or "",
                         row.get("source") or path.name,
                     )
                 )
-            except (KeyError, ValueError) as error:
+            except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path} is no table of published results: {error!r}") from error
     return rows
+
+
+def _is_number(text: str) -> bool:
+    """Whether a step is a number; others, such as `final`, are of no number of frames."""
+    try:
+        return float(text) >= 0
+    except ValueError:
+        return False
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no return")
+    return number
 
 
 # ------------------------------------------------------------------------------------------- tables
@@ -235,8 +268,6 @@ def _compared(
         row += [_plus_minus(known.get((task, method))) for method in methods]
         own = next((g.at(frames) for g in there if (g.env, g.agent) == (env, GOAL)), {})
         rows.append([*row, _verdict(own, known.get((task, GOAL)))])
-    if not rows:
-        return Section("")
     columns = ["task", *agents, *names, *(f"{method}, published" for method in methods)]
     return Section(
         f"At {frames:,} simulator frames",
@@ -342,7 +373,7 @@ def _insert(path: Path, text: str) -> None:
     _, closing, after = rest.partition(CLOSING)
     if not (opening and closing):
         raise ValueError(f"{path} needs the two lines {OPENING} and {CLOSING}")
-    path.write_text(f"{before}{OPENING}\n{text}{CLOSING}{after}", encoding="utf-8")
+    write_atomically(path, f"{before}{OPENING}\n{text}{CLOSING}{after}")
 
 
 # ------------------------------------------------------------------------------------------- curves

@@ -19,6 +19,7 @@ from evals.experiments.command import Cell
 from evals.experiments.drawing import Records, curve, estimate, pick, power
 from evals.experiments.learned import Still, fit_correction, fit_ensemble, observation
 from evals.experiments.plants import Act, Data, Plant, collect, pendulum_plant, play
+from evals.experiments.settings import check_settings
 from evals.report import Cell as Shown
 from evals.report import Section, Table
 from mbrl_core import CEM, Dynamics, Model, Rows, generator
@@ -52,6 +53,9 @@ class Compounding:
     rollouts: int = 24
     noise: float = 0.3
     seeds: int = 8
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def cells(self) -> list[Cell]:
         """See `Experiment`."""

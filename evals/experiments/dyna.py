@@ -16,6 +16,7 @@ from torch import Tensor
 from control.known_models import TabularDynamics
 from evals.experiments.command import Cell
 from evals.experiments.drawing import Records, curve, estimate, pick
+from evals.experiments.settings import check_settings
 from evals.report import Cell as Shown
 from evals.report import Section, Table
 from mbrl_core import DynaQ, draws
@@ -88,9 +89,9 @@ class Dyna:
     seeds: int = 12
 
     def __post_init__(self) -> None:
-        unknown = set(self.lakes) - set(LAKES)
-        if unknown:
-            raise ValueError(f"unknown lakes {sorted(unknown)}: choose from {', '.join(LAKES)}")
+        check_settings(self, lakes=LAKES)
+        if self.every > self.steps:
+            raise ValueError(f"experiment.every must be at most steps={self.steps}")
 
     def cells(self) -> list[Cell]:
         """See `Experiment`."""

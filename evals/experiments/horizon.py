@@ -18,6 +18,7 @@ from evals.experiments.command import Cell
 from evals.experiments.drawing import Records, curve, estimate, pick
 from evals.experiments.learned import fit_ensemble
 from evals.experiments.plants import PLANTS, Act, Plant, play
+from evals.experiments.settings import check_settings
 from evals.report import Cell as Shown
 from evals.report import Section, Table
 from mbrl_core import CEM, Model, generator
@@ -50,6 +51,11 @@ class Horizon:
     episodes: int = 5
     limit: int = 150
     seeds: int = 5
+
+    def __post_init__(self) -> None:
+        check_settings(self, plants=PLANTS)
+        if self.early >= self.late:
+            raise ValueError(f"experiment.early={self.early} must be below late={self.late}")
 
     def cells(self) -> list[Cell]:
         """See `Experiment`."""

@@ -17,6 +17,7 @@ from evals.experiments.command import Cell
 from evals.experiments.drawing import Records, curve, estimate, pick
 from evals.experiments.learned import Still, fit_correction
 from evals.experiments.plants import Data, Plant, collect, pendulum_plant, play
+from evals.experiments.settings import check_settings
 from evals.report import Cell as Shown
 from evals.report import Section, Table
 from mbrl_core import CEM, Dynamics, GradMPC, Model, Planner, generator
@@ -54,6 +55,9 @@ class Hybrid:
     episodes: int = 6
     steps: int = 60
     seeds: int = 5
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def cells(self) -> list[Cell]:
         """See `Experiment`: 0 transitions are the equations alone."""

@@ -20,6 +20,7 @@ from evals.experiments.command import Cell
 from evals.experiments.drawing import Records, curve, estimate, pick, power
 from evals.experiments.learned import fit_ensemble
 from evals.experiments.plants import Data, Plant, pendulum_plant, play, transitions
+from evals.experiments.settings import check_settings
 from evals.report import Cell as Shown
 from evals.report import Section, Table
 from mbrl_core import CEM, Model, generator, penalised
@@ -54,8 +55,9 @@ class Penalty:
     seeds: int = 16
 
     def __post_init__(self) -> None:
-        if 0.0 not in self.weights:
-            raise ValueError("weights need 0, the plan without a penalty, to compare with")
+        check_settings(self, data=("random", "narrow"))
+        if 0.0 not in self.weights or max(self.weights) <= 0:
+            raise ValueError("weights need 0, the plan without a penalty, and one above it")
 
     def cells(self) -> list[Cell]:
         """See `Experiment`."""

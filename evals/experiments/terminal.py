@@ -10,6 +10,7 @@ from evals.experiments.agents import train_sac
 from evals.experiments.command import Cell
 from evals.experiments.drawing import Records, curve, estimate, pick
 from evals.experiments.plants import PLANTS, play
+from evals.experiments.settings import check_settings
 from evals.report import Cell as Shown
 from evals.report import Section, Table
 from mbrl_core import CEM, Model, generator
@@ -38,6 +39,9 @@ class Terminal:
     iterations: int = 6
     roots: int = 16
     seeds: int = 5
+
+    def __post_init__(self) -> None:
+        check_settings(self, plants=PLANTS)
 
     def cells(self) -> list[Cell]:
         """See `Experiment`."""

@@ -185,8 +185,10 @@ def test_promises_are_what_the_model_says():
     actions = [torch.zeros(3, 1)] * 4
     start = torch.tensor([[1.0, 0.0, 0.0]]).repeat(3, 1)
     assert torch.equal(penalty.returns(plant.model(), start, actions, rng), torch.zeros(3))
-    with pytest.raises(ValueError, match="weights need 0"):
-        penalty.Penalty(weights=(1.0,))
+    for weights in ((1.0,), (0.0,)):
+        with pytest.raises(ValueError, match=r"weights need 0, .* and one above it"):
+            penalty.Penalty(weights=weights)
+    penalty.Penalty(weights=(0, 3))
 
 
 # Commands
@@ -275,9 +277,24 @@ def test_the_plots_of_the_repository_come_from_its_records(name, tmp_path, monke
     assert cli.run("experiments", command.perform, "", argv=overrides) == 0
 
 
-def test_unknown_lakes_are_refused():
-    with pytest.raises(ValueError, match="unknown lakes"):
-        dyna.Dyna(lakes=("dry",))
+@pytest.mark.parametrize(
+    ("kind", "settings", "sentence"),
+    [
+        (dyna.Dyna, {"lakes": ["dry"]}, "lakes has no 'dry': choose from firm, "),
+        (dyna.Dyna, {"every": 0}, "every must be at least 1, not 0"),
+        (dyna.Dyna, {"every": 200, "steps": 100}, "every must be at most steps=100"),
+        (Horizon, {"plants": ["foo"]}, "plants has no 'foo': choose from "),
+        (Horizon, {"horizons": []}, "horizons must list at least one"),
+        (Horizon, {"early": 230, "late": 210}, "early=230 must be below late=210"),
+        (Terminal, {"seeds": 0}, "seeds must be at least 1, not 0"),
+        (hybrid.Hybrid, {"transitions": []}, "transitions must list at least one"),
+        (penalty.Penalty, {"data": ["foo"]}, "data has no 'foo': choose from random, narrow"),
+        (compounding.Compounding, {"steps": 0}, "steps must be at least 1, not 0"),
+    ],
+)
+def test_settings_that_would_fail_after_measuring_are_refused(kind, settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        kind(**settings)
 
 
 # Drawing

@@ -12,7 +12,7 @@ from configs import cli
 from evals.keep import keep
 from evals.kept import Mark, Training, read_marks, read_trainings, write_mark, write_training
 from evals.records import RecordStore
-from evals.references import PUBLISHED, Ours, references, task_of
+from evals.references import CLOSING, OPENING, PUBLISHED, Ours, references, task_of
 
 ENV = "dmc/cartpole-swingup"
 
@@ -104,6 +104,7 @@ def test_the_table_shows_seeds_intervals_marks_and_misses_as_they_are(tmp_path):
     ]
     assert unpublished.endswith("| – | – | – |")
     assert "500,000 simulator frames" not in text  # nobody has come so far
+    assert "No run was evaluated at 500,000 frames." in text
     assert "results/tdmpc2" in text and "dreamerv3" not in text
     assert "| dmc/walker-walk | tdmpc2 | 0 | 2 | 1,234 | 100,000 | 0.5 | a machine |" in text
     page = (tmp_path / "out" / "report.html").read_text()
@@ -132,18 +133,36 @@ def test_more_results_can_be_given_and_a_missing_file_is_noted(tmp_path):
         "cartpole-swingup,mine,100000,12.5,state,100000\n"
         "cartpole-swingup,seen,100000,99.5,pixels,100000\n"
         "cartpole-swingup,mine,9,7,state,last\n"
+        "walker-walk,mine,1e5,13.5,state,\n"
     )
     text = table(tmp_path, records, references=[more, tmp_path / "gone.csv"])
     assert "mine, published" in text and "| 12.5 |" in text
     assert "seen" not in text and "gone.csv is not there" in text
-    more.write_text("task,method,mean\na,b,1\n")
-    with pytest.raises(ValueError, match=r"more\.csv is no table of published results"):
-        table(tmp_path, records, references=[more])
+    write_training(records, run("tdmpc2", 0, {100_000: 1.0}, env="dmc/walker-walk"))
+    assert "| 13.5 |" in table(tmp_path, records, references=[more])
+    header = "task,method,step,mean\n"
+    for damaged in ("task,method,mean\na,b,1\n", header, header + "a,b\n", header + "a,b,1,nan\n"):
+        more.write_text(damaged)
+        with pytest.raises(ValueError, match=r"more\.csv is no table of published results"):
+            table(tmp_path, records, references=[more])
+
+
+def test_what_is_asked_for_and_not_there_is_told(tmp_path):
+    write_training(tmp_path, run("tdmpc2", 0, {100_000: 1.0}))
+    with pytest.raises(ValueError, match=r"nobody published a method 'tdmpc3': choose from .*sac"):
+        table(tmp_path, tmp_path, methods=["tdmpc3"])
+    page = tmp_path / "page.md"
+    page.write_text(f"{OPENING}\nkept\n{CLOSING}\n")
+    with pytest.raises(ValueError, match=r"was evaluated at frames=\[7\]"):
+        table(tmp_path, tmp_path, frames=[7], page=page)
+    assert "kept" in page.read_text()
 
 
 def test_seeds_that_other_machinery_computed_are_averaged(tmp_path):
-    plain = {"device": "cpu", "size": "cpu"}
-    for seed, how in enumerate([plain, plain | {"device": "cuda", "compiled": True}]):
+    plain = {"device": "cpu", "size": "cpu", "nan": "stop"}
+    for seed, how in enumerate(
+        [plain, plain | {"device": "cuda", "compiled": True, "nan": "skip"}]
+    ):
         write_training(tmp_path, run("tdmpc2", seed, {100_000: 800.0 + seed}, recipe=how))
     assert "800.5" in table(tmp_path, tmp_path)
 

@@ -1,0 +1,26 @@
+"""What the settings of every experiment have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import fields
+from typing import Any
+
+
+def check_settings(settings: Any, **known: Collection[str]) -> None:
+    """Raise ValueError, naming the setting, where an experiment would fail or show nothing.
+
+    Whole numbers are above 0, lists have something in them, and what is listed under a name of
+    `known` is among its names.
+    """
+    for field in fields(settings):
+        name, value = field.name, getattr(settings, field.name)
+        listed = [value] if isinstance(value, int | float) else list(value)
+        if not listed:
+            raise ValueError(f"experiment.{name} must list at least one")
+        for one in listed:
+            if "int" in str(field.type) and one < 1:
+                raise ValueError(f"experiment.{name} must be at least 1, not {one}")
+            if name in known and one not in known[name]:
+                choices = ", ".join(known[name])
+                raise ValueError(f"experiment.{name} has no {one!r}: choose from {choices}")
