@@ -21,9 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evals.bench.document import markdown
 from evals.records import check_format, load_run, write_atomically
-from evals.report import Cell, Section, Table, print_table, write_report
+from evals.report import Cell, Section, Table, markdown, print_table, write_report
 from evals.scaling.curves import samples_of
 from evals.scaling.rescore import revalued
 from evals.stats import Estimate, Floats, best_of_k, mean_interval, pass_at_k, ratio_interval

@@ -23,9 +23,8 @@ from configs.cli import call
 from control.ensemble import Propagation
 from control.world_model import WorldModel, load_world_model
 from evals import control
-from evals.bench.document import markdown
 from evals.records import write_atomically
-from evals.report import Cell, Section, Table, print_table, write_report
+from evals.report import Cell, Section, Table, document, print_table, write_report
 from evals.stats import Estimate
 from mbrl_core import ListedActions, RandomActions, RandomShooting, generator
 from mbrl_core.viewer.charts import Baseline, Curve, LineChart
@@ -314,10 +313,7 @@ def _write(
         for table in section.tables:
             say("")
             print_table(table)
-    parts = [f"# {title}"]
-    for section in sections[:-1]:
-        parts += [f"## {section.title}", section.text, *map(markdown, section.tables)]
-    write_atomically(folder / "matrix.md", "\n\n".join(parts) + "\n")
+    write_atomically(folder / "matrix.md", document([f"# {title}"], sections[:-1]))
     page = write_report(folder / "report.html", "One model, every planner", sections, title)
     say(f"\nwrote {page} and {folder / 'matrix.md'}")
     return page

@@ -16,10 +16,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from evals.bench.document import markdown
 from evals.kept import RECORDS, Mark, Training, read_marks, read_trainings
 from evals.records import write_atomically
-from evals.report import Cell, Section, Table, print_table, write_report
+from evals.report import Cell, Section, Table, document, print_table, write_report
 from evals.stats import Estimate, t_interval, welch_interval
 from mbrl_core.viewer.charts import Baseline, Curve, LineChart
 
@@ -115,7 +114,7 @@ def references(
         for table in section.tables:
             say("")
             print_table(table)
-    text = _document(sections)
+    text = document([], sections, "###")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "references.md", text)
@@ -357,13 +356,6 @@ def _range(numbers: Sequence[int]) -> str | None:
         return None
     first, last = numbers[0], numbers[-1]
     return str(first) if first == last else f"{first} to {last}"
-
-
-def _document(sections: Sequence[Section]) -> str:
-    parts = []
-    for section in sections:
-        parts += [f"### {section.title}", section.text, *map(markdown, section.tables)]
-    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _insert(path: Path, text: str) -> None:

@@ -14,6 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypeAlias
 
+from evals.records import write_atomically
 from evals.stats import Estimate
 from mbrl_core import viewer
 from mbrl_core.export import Describe
@@ -74,8 +75,24 @@ def write_report(
     """Write the page to `path` and return it. OSError where the disk refuses."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(title, sections, subtitle), encoding="utf-8")
+    write_atomically(path, render(title, sections, subtitle))
     return path
+
+
+def document(opening: Sequence[str], sections: Sequence[Section], heading: str = "##") -> str:
+    """The opening paragraphs, and the texts and tables of the sections, in Markdown."""
+    parts = list(opening)
+    for section in sections:
+        parts += [f"{heading} {section.title}", section.text, *map(markdown, section.tables)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def markdown(table: Table) -> str:
+    """The table in Markdown, its caption below it."""
+    lines = [list(table.columns), ["---"] * len(table.columns)]
+    lines += [[shown(cell).replace("|", "\\|") for cell in row] for row in table.rows]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{text}\n\n{table.caption}" if table.caption else text
 
 
 def render(title: str, sections: Sequence[Section], subtitle: str = "") -> str:

@@ -11,7 +11,8 @@ from evals.bench.cells import MOST_ENTRIES
 from evals.bench.client import SIDES
 from evals.bench.measure import exponent, geometric_mean
 from evals.bench.training import BATCH, HORIZON
-from evals.report import Cell, Section, Table, shown
+from evals.records import write_atomically
+from evals.report import Cell, Section, Table, document
 
 NAME = "performance.md"
 WORK = ("work", "model", "roots")
@@ -62,19 +63,9 @@ def write(
         f"Date: {_several(records, 'date')}; commit: {_several(records, 'commit')}.",
         METHOD,
     ]
-    for section in sections:
-        parts += [f"## {section.title}", section.text, *map(markdown, section.tables)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+    write_atomically(path, document(parts, sections))
     return path
-
-
-def markdown(table: Table) -> str:
-    """The table in Markdown, its caption below it."""
-    lines = [list(table.columns), ["---"] * len(table.columns)]
-    lines += [[shown(cell).replace("|", "\\|") for cell in row] for row in table.rows]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{text}\n\n{table.caption}" if table.caption else text
 
 
 def _overhead(records: Sequence[Record]) -> Section:

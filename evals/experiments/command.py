@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from evals.experiments.drawing import markdown, picture
-from evals.records import RecordStore
-from evals.report import Section, print_table, write_report
+from evals.experiments.drawing import picture
+from evals.records import RecordStore, write_atomically
+from evals.report import Section, markdown, print_table, write_report
 from mbrl_core.viewer.charts import LineChart
 
 Cell: TypeAlias = dict[str, Any]
@@ -80,11 +80,11 @@ def _write(out: Path, section: Section, say: Callable[[str], None]) -> Path:
     charts = [figure for figure in section.figures if isinstance(figure, LineChart)]
     for number, chart in enumerate(charts, 1):
         name = "plot.svg" if len(charts) == 1 else f"plot-{number}.svg"
-        (out / name).write_text(picture(chart), encoding="utf-8")
+        write_atomically(out / name, picture(chart))
     for table in section.tables:
         print_table(table)
     text = "\n\n".join(map(markdown, section.tables)) + "\n"
-    (out / "tables.md").write_text(text, encoding="utf-8")
+    write_atomically(out / "tables.md", text)
     page = write_report(out / "page.html", "A course on model-based control", [section])
     say(f"plots and tables in {page}")
     return page

@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from evals.report import Table, shown
 from evals.stats import Estimate, t_interval
 from mbrl_core.viewer.charts import Curve, LineChart, draw
 from mbrl_core.viewer.page import FOLDER, WIDE
@@ -49,11 +48,3 @@ def picture(chart: LineChart) -> str:
     start, rest = drawn.split(">", 1)
     style = f"<style>{rules}{own}</style>"
     return f'{start} xmlns="http://www.w3.org/2000/svg">{style}{rest}\n'
-
-
-def markdown(table: Table) -> str:
-    """A table as Markdown."""
-    rows = [list(table.columns), ["---"] * len(table.columns)]
-    rows += [[shown(cell) for cell in row] for row in table.rows]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([f"{table.caption}\n"] * bool(table.caption) + lines)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from control.ensemble import Ensemble, empty_split, extend_split, fit
 from evals.experiments.plants import DISCOUNT, Data, Plant
-from mbrl_core import Dynamics, Model, Residual, ResidualNet, Rng, Rows, Transition, fit_residual
+from mbrl_core import Dynamics, Residual, ResidualNet, Rng, Rows, Transition, fit_residual
 
 
 def fit_ensemble(
@@ -59,11 +59,6 @@ def fit_correction(
     epochs = max(1, updates // -(-len(data.obs) // 128))
     fit_residual(model, *data, rng=rng, epochs=epochs, batch_size=128)
     return model.eval().requires_grad_(False)
-
-
-def model_of(plant: Plant, dynamics: Dynamics) -> Model:
-    """What planners take."""
-    return Model(dynamics, action_space=plant.action_space)
 
 
 def observation(state: Rows) -> Tensor:

@@ -10,10 +10,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from evals.bench.document import markdown
 from evals.records import write_atomically
 from evals.report import Cell as Shown
-from evals.report import Section, Table, print_table, write_report
+from evals.report import Section, Table, document, print_table, write_report
 from evals.scaling.cells import (
     SAMPLED,
     TREES,
@@ -165,10 +164,7 @@ def write_page(folder: str | Path, say: Say = print) -> Path:
     if results.optimal:
         fitted = json.dumps(table_of(results.sweep, results.optimal), indent=2)
         write_atomically(folder / TABLE, fitted + "\n")
-    parts = [f"# {title}"]
-    for section in sections:
-        parts += [f"## {section.title}", section.text, *map(markdown, section.tables)]
-    write_atomically(folder / "tables.md", "\n\n".join(filter(None, parts)) + "\n")
+    write_atomically(folder / "tables.md", document([f"# {title}"], sections))
     page = write_report(
         folder / "report.html", "Accuracy against test-time compute", sections, title
     )

@@ -14,11 +14,10 @@ from control.latent import size_named
 from evals.bench import client, command, numbers, training, worlds
 from evals.bench.cells import GROUPS, SMALL, Cell, cells
 from evals.bench.client import SIDES, Side, SideError, Worker
-from evals.bench.document import markdown
 from evals.bench.measure import agreement, exponent, geometric_mean, ratio, spread, take_turns
 from evals.bench.options import changed
 from evals.bench.sides import bare, ours, tdmpc2_ours
-from evals.report import Table
+from evals.report import Table, markdown
 from mbrl_core import generator
 from mbrl_core.testing import check_model
 

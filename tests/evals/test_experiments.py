@@ -11,11 +11,11 @@ import torch
 
 from configs import cli
 from evals.experiments import agents, command, compounding, dyna, hybrid, learned, penalty, plants
-from evals.experiments.drawing import curve, markdown, picture, power
+from evals.experiments.drawing import curve, picture, power
 from evals.experiments.horizon import Horizon
 from evals.experiments.terminal import Terminal
 from evals.records import read_records
-from evals.report import Section, Table
+from evals.report import Section, Table, markdown
 from evals.stats import Estimate
 from mbrl_core import DynaQ, generator
 from mbrl_core.viewer.charts import LineChart
@@ -314,5 +314,5 @@ def test_pictures_and_tables_stand_alone():
     assert root.tag == "{http://www.w3.org/2000/svg}svg" and "--s0" in root[0].text
     text = markdown(Table(["a", "b"], [["x", None], ["y", Estimate(1, 0, 2)]], "caption"))
     lines = text.splitlines()
-    assert lines[0] == "caption" and lines[2] == "| a | b |" and lines[4] == "| x | – |"
-    assert lines[5] == "| y | 1.000 [0.000, 2.000] |"
+    assert lines[0] == "| a | b |" and lines[2] == "| x | – |" and lines[5] == "caption"
+    assert lines[3] == "| y | 1.000 [0.000, 2.000] |"
