@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import pickle
 import sys
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -99,7 +97,9 @@ def read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"there is no file {path}")
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # what damage makes of a file, torch meets with errors of any kind
         raise CheckpointError(f"{path} is damaged, or no file of this project") from error
     if not isinstance(payload, dict):
         raise CheckpointError(f"{path} is damaged, or no file of this project")
@@ -130,14 +130,6 @@ def load_newest(path: Path, kind: str) -> tuple[dict[str, Any], str]:
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_UNREADABLE = (
-    RuntimeError,
-    OSError,
-    EOFError,
-    KeyError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
 
 
 def _link(path: Path, name: Path) -> None:

@@ -52,7 +52,7 @@ def build(weights: dict[str, Tensor]) -> LatentWorld:
     try:
         world = LatentWorld(**_arguments(weights))
         world.load_state_dict(convert(weights))
-    except (KeyError, IndexError, RuntimeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"this is no TD-MPC2 model on states: {error}") from error
     return world.requires_grad_(False).eval()
 

@@ -131,6 +131,15 @@ def test_both_published_layouts_are_read_with_sizes_from_the_tensors(numbered, t
     torch.testing.assert_close(*(read.q(layers, z, a, task) for layers in heads))
 
 
+@pytest.mark.parametrize(
+    ("name", "tensor"), [("_reward.2.bias", torch.tensor(0.0)), ("_task_emb.weight", torch.ones(3))]
+)
+def test_tensors_of_a_wrong_shape_are_told_in_one_sentence(name, tensor):
+    weights = published(LatentWorld(D, A, size=TINY), numbered=True)
+    with pytest.raises(ValueError, match="this is no TD-MPC2 model on states"):
+        tdmpc2_checkpoints.build(weights | {name: tensor})
+
+
 def test_tasks_of_the_multitask_models_are_found_by_name():
     world = LatentWorld(24, 6, size=TINY, task_actions=[6] * 30)
     assert tdmpc2_checkpoints.task_number(world, "dmc/ball-in-cup-catch") == 12

@@ -292,6 +292,24 @@ def test_a_damaged_checkpoint_falls_back_on_the_one_before(straight, tmp_path):
     assert_same(straight, tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["text", "directory", "cut"])
+def test_whatever_damaged_a_file_the_one_before_is_read(kind, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    for number in (1, 2):
+        checkpoints.save(path, {"kind": KIND, "number": number}, keep_previous=True)
+    whole = path.read_bytes()
+    name = whole.rindex(b"PK\x01\x02") + 46  # in the zip file's directory
+    damaged = {
+        "text": b"Models\n",
+        "directory": whole[:name] + b"\xff" + whole[name + 1 :],
+        "cut": whole[: len(whole) // 2],
+    }
+    path.write_bytes(damaged[kind])
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is damaged, or no file of this"):
+        checkpoints.load(path, KIND)
+    assert checkpoints.load_newest(path, KIND)[0]["number"] == 1
+
+
 def test_two_damaged_checkpoints_end_in_one_sentence(tmp_path):
     train(out=tmp_path, frames=2 * EPISODE, **TINY)
     for name in ("checkpoint.pt", "checkpoint.previous.pt"):
