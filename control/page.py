@@ -16,6 +16,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -45,28 +46,50 @@ table.facts td:first-child { color: var(--soft); white-space: nowrap; }
 
 
 class Page:
-    """Watches a run: writes `page.html` after every evaluation and at the end."""
+    """Watches a run: writes `page.html` after every evaluation and at the end.
 
-    def __init__(self) -> None:
+    Where that fails the run goes on; it is said once, and the command above writes the page.
+    """
+
+    def __init__(self, say: Callable[[str], None] = print) -> None:
+        self.say = say
         self._folder: Path | None = None
+        self._failed = False
 
     def start(self, run: RunInfo) -> None:
         """Note which machine the run is on from here."""
         self._folder = run.folder
-        note_machine(run.folder, int(run.rows[-1]["frames"]) if run.rows else 0)
+        with self._telling():
+            note_machine(run.folder, int(run.rows[-1]["frames"]) if run.rows else 0)
 
     def on_row(self, row: Row) -> None:
         """Write the page where the row holds an evaluation."""
-        if "eval_return" in row and self._folder is not None:
-            write_page(self._folder)
+        if "eval_return" in row:
+            self._write()
 
     def on_evaluation(self, evaluation: Evaluation, act: Act) -> None:
         """Its returns come with a row."""
 
     def close(self) -> None:
         """Write the page."""
+        self._write()
+
+    def _write(self) -> None:
         if self._folder is not None:
-            write_page(self._folder)
+            with self._telling():
+                write_page(self._folder)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Say the first error within any such block, and go on after it."""
+        try:
+            yield
+        except Exception as error:  # whatever it is: hours of training must not end for a page
+            if not self._failed:
+                self._failed = True
+                why = f"{type(error).__name__}: {error}"
+                again = f"python -m control.page run={self._folder}"
+                self.say(f"no page ({why}); training goes on, and this writes it later: {again}")
 
 
 def run_page(*, run: str | Path, say: Callable[[str], None] = print) -> Path:
@@ -201,7 +224,8 @@ def _charts(rows: Sequence[Row], names: Sequence[str], labels: Mapping[str, str]
 
 def _films(folder: Path, rows: Sequence[Row]) -> str:
     """The first film and the last, inside the page."""
-    films = sorted((folder / video.FOLDER).glob("*.mp4"))
+    found = (folder / video.FOLDER).glob("*.mp4")
+    films = sorted(path for path in found if path.stem.isdecimal())  # others may lie there, too
     returns = {int(row["frames"]): row["eval_return"] for row in rows if "eval_return" in row}
     shown = []
     for path in [films[0], films[-1]][-len(films) :] if films else []:

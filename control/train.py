@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,13 +136,12 @@ def train(
         recorded.record(folder, described)
         if not run.resume():
             run.begin()
-        try:
+        with ExitStack() as ending:  # closes all of them, also where one fails
+            for watcher in reversed(watchers):  # it begins with what it was given last
+                ending.callback(watcher.close)
             for watcher in watchers:
                 watcher.start(run.info._replace(rows=list(run.metrics.rows)))
             _drive(run, frames, say)
-        finally:
-            for watcher in watchers:
-                watcher.close()
     return folder
 
 

@@ -88,6 +88,34 @@ def test_the_first_and_the_last_film_are_inside(run):
     assert sum(tag == "video" for tag, _ in parse(render(run)).tags) == 1
 
 
+def test_a_film_under_another_name_is_left_out(run):
+    (run / "videos").mkdir()
+    for name in ("000000500", "best", "²"):
+        (run / f"videos/{name}.mp4").write_bytes(b"film")
+    assert sum(tag == "video" for tag, _ in parse(render(run)).tags) == 1
+
+
+def test_a_page_that_fails_is_told_once_and_ends_no_training(run, monkeypatch):
+    def broken(folder) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr(page, "write_page", broken)
+    (run / "machine.json").write_text("{")
+    told: list[str] = []
+    watcher = Page(say=told.append)
+    watcher.start(RunInfo(run, "gym/X", 1, None, 3, 600, {}, []))
+    watcher.on_row({"frames": 1, "eval_return": 1})
+    watcher.close()
+    later = f"training goes on, and this writes it later: python -m control.page run={run}"
+    assert len(told) == 1 and told[0].startswith("no page (") and told[0].endswith(f"); {later}")
+    (run / "machine.json").unlink()
+    watcher = Page(say=told.append)
+    watcher.start(RunInfo(run, "gym/X", 1, None, 3, 600, {}, []))
+    watcher.close()
+    assert told[1:] == [f"no page (OSError: no room); {later}"]
+    Page().close()  # a run that did not start
+
+
 def test_empty_runs_and_wrong_folders(tmp_path):
     with pytest.raises(ValueError, match=r"holds no metrics\.csv: name the folder of a training"):
         run_page(run=tmp_path)

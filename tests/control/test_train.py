@@ -545,6 +545,23 @@ def test_watchers_are_told_everything_and_change_nothing(straight, tmp_path):
     assert_same(straight, tmp_path)
 
 
+def test_a_watcher_that_fails_to_close_leaves_the_others_their_end(tmp_path):
+    closed: list[int] = []
+
+    class Closing(Silent):
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def close(self) -> None:
+            closed.append(self.number)
+            if self.number == 1:
+                raise OSError("the first cannot close")
+
+    with pytest.raises(OSError, match="the first cannot close"):
+        train(out=tmp_path, frames=EPISODE, watch=[Closing(n) for n in (1, 2, 3)], **TINY)
+    assert closed == [1, 2, 3]
+
+
 def test_the_end_is_evaluated_and_a_longer_run_is_as_if_it_had_not_been(straight, tmp_path):
     said = train_quietly(tmp_path, 3 * EPISODE, **TINY)
     assert "evaluated" in said[-2] and said[-1].startswith("done")
