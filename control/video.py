@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from torch import Tensor
 
+from configs.sweeps import PARENT
 from control import checkpoints
 from control.envs import DMControl, Gymnasium, Simulator
 from control.types import Act, Evaluation, Row, RunInfo
@@ -46,8 +47,9 @@ class Episode(NamedTuple):
 class Film:
     """Watches a run: keeps the first episode of every n-th evaluation, and has it rendered.
 
-    Rendering happens beside the training, one process at a time. Where it fails the run goes on;
-    that is said once, and the episodes are kept for the command above.
+    Rendering happens beside the training, one process at a time, which ends with it. Where it fails
+    the run goes on; that is said once, and the episodes are kept for the command above. Where
+    nothing at all can be rendered it is not tried again.
     """
 
     def __init__(self, every: int = 1, say: Callable[[str], None] = print) -> None:
@@ -57,7 +59,8 @@ class Film:
         self.say = say
         self._run: RunInfo | None = None
         self._renderer: subprocess.Popen[str] | None = None
-        self._failed = False
+        self._asked: list[Path] = []  # the episodes that it is to render
+        self._told = self._hopeless = False
 
     def start(self, run: RunInfo) -> None:
         """Before the first step."""
@@ -93,9 +96,11 @@ class Film:
 
     def _render(self, run: Path) -> None:
         self._finish(run)
-        if not self._failed:
+        if not self._hopeless:
+            self._asked = _unrendered(run)
             self._renderer = subprocess.Popen(
                 [sys.executable, "-m", "control.video", f"run='{run.resolve()}'"],
+                env={**os.environ, PARENT: str(os.getpid())},  # which `follow_parent` reads
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -108,12 +113,18 @@ class Film:
         if self._renderer is None:
             return
         _, told = self._renderer.communicate()
-        if self._renderer.returncode and not self._failed:
-            self._failed = True
-            why = (told.strip().splitlines() or ["killed"])[-1].removeprefix("error: ")
-            again = f"python -m control.video run={run}"
-            self.say(f"no videos ({why}); training goes on, and renders them later: {again}")
+        if self._renderer.returncode:
+            self._hopeless = {*self._asked} <= {*_unrendered(run)}
+            self._tell(told, run)
         self._renderer = None
+
+    def _tell(self, told: str, run: Path) -> None:
+        if not self._told:
+            self._told = True
+            why = (told.strip().splitlines() or ["killed"])[-1].removeprefix("error: ")
+            what = "no videos" if self._hopeless else "some videos are missing"
+            again = f"python -m control.video run={run}"
+            self.say(f"{what} ({why}); training goes on, and this renders them later: {again}")
 
 
 def video(
@@ -127,17 +138,29 @@ def video(
         height: the same.
         say: receives progress lines.
 
-    Raises ValueError where the folder holds no episodes, or nothing can be rendered here.
+    Raises ValueError where the folder holds no episodes, nothing can be rendered here, or, once all
+    others are rendered, where episodes are damaged.
     """
+    if min(width, height) < 1:
+        raise ValueError(f"width and height must be at least 1, not {width} and {height}")
     folder = Path(run)
     if not list((folder / FOLDER).glob("*.pt")):
         raise ValueError(f"{folder} holds no episodes to render: it was trained without films")
-    films = []
+    films, damaged = [], []
     for path in _unrendered(folder):
+        try:
+            episode = load_episode(path)
+        except checkpoints.CheckpointError:
+            damaged.append(str(path))
+            continue
         film = path.with_suffix(".mp4")
-        render(load_episode(path), film, (width, height))
+        render(episode, film, (width, height))
         say(f"wrote {film}")
         films.append(film)
+    if damaged:
+        raise ValueError(
+            f"no episode can be read from {', '.join(damaged)}: delete what is damaged"
+        )
     return films
 
 
@@ -160,6 +183,8 @@ def save_episode(path: Path, episode: Episode) -> None:
 def load_episode(path: Path) -> Episode:
     """Read an episode. Raises CheckpointError where the file is damaged or no episode."""
     payload = checkpoints.load(path, KIND)
+    if not {*Episode._fields} <= payload.keys():
+        raise checkpoints.CheckpointError(f"{path} holds no whole {KIND}")
     return Episode(**{name: payload[name] for name in Episode._fields})
 
 

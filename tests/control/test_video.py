@@ -1,13 +1,16 @@
 """Films of evaluations: the very episode, rendered apart from the training, or not at all."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from configs.processes import hold
 from control import video
 from control.envs import DMControl, Gymnasium, make_env
 from control.episodes import random_actions, run_episodes
@@ -95,6 +98,8 @@ def test_without_graphics_one_sentence_names_the_packages(monkeypatch, tmp_path)
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="holds no episodes to render"):
         video.video(run=tmp_path)
+    with pytest.raises(ValueError, match="must be at least 1, not -3 and 240"):
+        video.video(run=tmp_path, width=-3)
 
 
 def test_every_nth_evaluation_is_kept_and_the_run_goes_on_without_a_renderer(tmp_path, monkeypatch):
@@ -119,8 +124,90 @@ def test_every_nth_evaluation_is_kept_and_the_run_goes_on_without_a_renderer(tmp
     kept = sorted((tmp_path / "videos").glob("*.pt"))
     assert [path.name for path in kept] == ["000000010.pt", "000000030.pt", "000000050.pt"]
     assert load_episode(kept[1])[:4] == ("gym/CartPole-v1", 2, 7, 30)
-    later = f"training goes on, and renders them later: python -m control.video run={tmp_path}"
+    later = f"training goes on, and this renders them later: python -m control.video run={tmp_path}"
     assert told == [f"no videos (no graphics); {later}"] * 2
     Film().close()  # a run that did not start
     with pytest.raises(ValueError, match="every is at least 1"):
         Film(every=0)
+
+
+def test_a_damaged_episode_keeps_no_other_from_being_rendered(tmp_path, monkeypatch):
+    (tmp_path / "videos").mkdir()
+    paths = [tmp_path / f"videos/{number:09d}.pt" for number in (10, 20, 30)]
+    save_episode(paths[1], Episode("gym/CartPole-v1", 1, None, 0, torch.zeros(1)))
+    paths[0].write_bytes(b"damaged")
+    video.checkpoints.save(paths[2], {"kind": video.KIND})
+    monkeypatch.setattr(video, "render", lambda episode, film, size: film.touch())
+    told: list[str] = []
+    sentence = f"no episode can be read from {paths[0]}, {paths[2]}: delete what is damaged"
+    with pytest.raises(ValueError, match=sentence):
+        video.video(run=tmp_path, say=told.append)
+    assert told == [f"wrote {paths[1].with_suffix('.mp4')}"]
+
+
+def test_later_episodes_are_rendered_though_an_earlier_one_cannot_be(tmp_path, monkeypatch):
+    partial = tmp_path / "python"
+    render = 'for f in $(ls */*.pt | grep -v 010); do touch "${f%.pt}.mp4"; done'
+    partial.write_text(f"#!/bin/sh\ncd '{tmp_path}'; {render}; echo 'error: damaged' >&2; exit 1\n")
+    partial.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(partial))
+    told: list[str] = []
+    film = Film(say=told.append)
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos/000000010.pt").write_bytes(b"damaged")
+    film.start(RunInfo(tmp_path, "gym/CartPole-v1", 1, None, 0, 99, {}, []))
+    for number in (20, 30, 40):
+        film.on_evaluation(Evaluation(number, None, None, 0, torch.tensor([0])), None)
+        film._renderer.wait()
+    film.close()
+    assert [path.stem for path in video._unrendered(tmp_path)] == ["000000010"]
+    assert len(told) == 1 and told[0].startswith("some videos are missing (damaged); training goes")
+
+
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+import torch
+from control.types import Evaluation, RunInfo
+from control.video import Film
+
+folder = Path(sys.argv[1])
+sys.executable = str(folder / "python")
+film = Film()
+film.start(RunInfo(folder, "gym/CartPole-v1", 1, None, 0, 99, {}, []))
+film.on_evaluation(Evaluation(10, None, None, 0, torch.tensor([0])), None)
+while not (folder / "ready").exists():
+    time.sleep(0.05)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+RENDERER = """
+import sys, time
+from pathlib import Path
+from configs.processes import hold
+from configs.sweeps import follow_parent
+
+follow_parent()
+folder = Path(sys.argv[0]).parent
+held = hold(folder)
+(folder / "ready").touch()
+time.sleep(30)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends processes with their parent")
+def test_the_renderer_ends_with_a_training_that_is_killed(tmp_path):
+    (tmp_path / "renderer.py").write_text(RENDERER)
+    start = f"PYTHONPATH='{ROOT}' exec '{sys.executable}' '{tmp_path}/renderer.py'"
+    (tmp_path / "python").write_text(f"#!/bin/sh\n{start}\n")
+    (tmp_path / "python").chmod(0o755)
+    killed = [sys.executable, "-c", KILLED, str(tmp_path)]
+    done = subprocess.run(killed, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    deadline = time.monotonic() + 10
+    while True:  # the folder is free when the renderer has ended
+        try:
+            os.close(hold(tmp_path))
+            break
+        except BlockingIOError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
