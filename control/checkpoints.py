@@ -106,11 +106,10 @@ def read(path: Path) -> dict[str, Any]:
     return payload
 
 
-def load_newest(path: Path, kind: str) -> tuple[dict[str, Any], str]:
+def read_newest(path: Path, kind: str) -> tuple[dict[str, Any], str]:
     """Read `path`, or the file before it where it is damaged: (payload, warning or "").
 
-    The damaged file gives way to the one before it, which the next `save` would otherwise replace
-    by it. Raises CheckpointError where both are unusable.
+    Nothing is written. Raises CheckpointError where both are unusable.
     """
     try:
         return load(path, kind), ""
@@ -125,8 +124,17 @@ def load_newest(path: Path, kind: str) -> tuple[dict[str, Any], str]:
                 f"{error}, and there is no earlier one that can be read: begin anew in another "
                 "folder"
             ) from None
-        _link(older, path)
-        return payload, f"{error}; continuing from {older.name}"
+        return payload, f"{error}; going on from {older.name}"
+
+
+def load_newest(path: Path, kind: str) -> tuple[dict[str, Any], str]:
+    """The same for the process that writes them: the damaged file gives way to the one before it,
+    which the next `save` would otherwise replace by it.
+    """
+    payload, warning = read_newest(path, kind)
+    if warning:
+        _link(previous(path), path)
+    return payload, warning
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -79,7 +79,7 @@ def train_multitask(
     }  # fmt: skip
     described = {name: recorded.plain(v) for name, v in given.items() if name not in FREE}
     folder, rng = Path(out), draws.generator(seed)
-    dataset = Dataset([read_run(path, agent.discount) for path in data], agent.horizon)
+    dataset = Dataset([read_run(path, agent.discount, say) for path in data], agent.horizon)
     may_end = any(not task.env.startswith("dmc/") for task in dataset.tasks)
     world = LatentWorld(
         dataset.observation_dim,
@@ -206,20 +206,25 @@ class _Run:
         say(f"continuing after {self.done} updates")
 
 
-def read_run(folder: str | Path, discount: float | None = None) -> tuple[Task, Replay]:
-    """The task and the replay of a run of `control.train`.
+def read_run(
+    folder: str | Path, discount: float | None = None, say: Callable[[str], None] = print
+) -> tuple[Task, Replay]:
+    """The task and the replay of a run of `control.train`, in whose folder nothing is written.
 
     The task's discount is the one given, else that of the run where TD-MPC2 was told one, else that
-    which suits the length of its episodes (`discount_for`).
+    which suits the length of its episodes (`discount_for`). `say` is told where the newest
+    checkpoint is damaged and the one before is read.
 
     Raises CheckpointError where there is no such run.
     """
     folder = Path(folder)
-    state, _ = checkpoints.load_newest(folder / "checkpoint.pt", loop.KIND)
+    state, warning = checkpoints.read_newest(folder / "checkpoint.pt", loop.KIND)
+    if warning:
+        say(warning)
     arguments = recorded.read(folder)
     name, repeat = arguments["env"], arguments["action_repeat"]
     if repeat is None:  # which a command leaves to the agent
-        repeat = arguments["agent"]["action_repeat"] if name.startswith("dmc/") else 1
+        repeat = _repeat(arguments["agent"]) if name.startswith("dmc/") else 1
     env = make_env(name, action_repeat=repeat, max_frames=arguments["max_frames"])
     replay = Replay(
         folder / "replay",
@@ -228,12 +233,18 @@ def read_run(folder: str | Path, discount: float | None = None) -> tuple[Task, R
         num_envs=arguments["num_envs"],
         capacity=arguments["replay_capacity"],
     )
-    replay.restore(state["replay"])
+    replay.restore(state["replay"], read_only=True)
     if discount is None and arguments["agent"]["_target_"].endswith(".TDMPC2"):
         discount = arguments["agent"]["discount"]
     if discount is None:
         discount = discount_for(env.frames_per_episode, repeat)
     return Task(name, repeat, env.observation_dim, env.action_space, discount), replay
+
+
+def _repeat(agent: dict[str, Any]) -> int:
+    """The frames for which an agent holds an action, from its record; MBPO and SVG leave them to
+    the SAC that is a part of them."""
+    return agent["action_repeat"] if "action_repeat" in agent else agent["sac"]["action_repeat"]
 
 
 def _filled(rows: Tensor, width: int) -> Tensor:

@@ -94,6 +94,7 @@ class Replay:
         else:
             action = torch.zeros(0, len(action_space.low))
         self._kinds = _Table(obs, action, reward, obs, flag, flag, number, number)
+        self._read_only = False
         self._allocated = 0  # times for which there is space on disk
         self._time = 0  # steps of every environment so far
         self._committed = (0, 0)  # the times of the last two checkpoints, the older one first
@@ -106,8 +107,13 @@ class Replay:
     def add(self, steps: Steps, truncated: Tensor) -> None:
         """Append one step of each environment; `truncated` [B] bool: the episode was cut there.
 
-        Raises OSError, in one sentence, where the disk is full.
+        Raises OSError, in one sentence, where the disk is full, and ValueError where the files are
+        only read.
         """
+        if self._read_only:
+            raise ValueError(
+                f"the replay in {self.folder} was opened to be read: it takes no steps"
+            )
         if len(steps.reward) != self.num_envs or len(truncated) != self.num_envs:
             raise ValueError(
                 f"{len(steps.reward)} steps were given for {self.num_envs} environments"
@@ -215,8 +221,10 @@ class Replay:
             "age": self._age.tolist(),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any], *, read_only: bool = False) -> None:
         """Go on from what `commit` returned, with the files in `folder`.
+
+        With `read_only` these are left as they are, and no step can be added.
 
         Raises ValueError where they are missing, or `state` is of a replay of another shape.
         """
@@ -230,13 +238,17 @@ class Replay:
         self._episode = np.array(state["episode"], np.int32)
         self._age = np.array(state["age"], np.int32)
         self._starts = {}
+        self._read_only = read_only
         if self._time:
             needed = min(self._time, self._length)
             for name, kind in self._kinds._asdict().items():
                 path = self.folder / f"{name}.memmap"
                 if not path.is_file() or path.stat().st_size < needed * self._bytes(kind):
                     raise ValueError(f"{path} is missing or cut short: the run cannot be continued")
-            self._grow(needed)
+            if read_only:
+                self._map(needed)
+            else:
+                self._grow(needed)
 
     # Within
 
@@ -270,10 +282,24 @@ class Replay:
             one = TensorDict(columns, batch_size=[self.num_envs])
             mapped = one.expand(times, self.num_envs).memmap_like(str(self.folder), existsok=True)
         # Plain tensors over the same memory: the mapped kind is slow to index.
-        self._table = _Table(*(mapped[name].as_subclass(Tensor) for name in _Table._fields))
-        self._flat = _Table(*(column.flatten(0, 1) for column in self._table))
-        self._arrays = [column.numpy() for column in self._table]
-        self._allocated = times
+        self._use(_Table(*(mapped[name].as_subclass(Tensor) for name in _Table._fields)))
+
+    def _map(self, times: int) -> None:
+        """Map so many times of the files that are there, which are only opened for reading."""
+        columns = []
+        for name, kind in self._kinds._asdict().items():
+            shape = (times, self.num_envs, *kind.shape[1:])
+            path = str(self.folder / f"{name}.memmap")
+            column = torch.from_file(path, shared=False, size=math.prod(shape), dtype=kind.dtype)
+            columns.append(column.view(shape))
+        self._use(_Table(*columns))
+
+    def _use(self, table: _Table) -> None:
+        """Let these columns be the ones that are read and written."""
+        self._table = table
+        self._flat = _Table(*(column.flatten(0, 1) for column in table))
+        self._arrays = [column.numpy() for column in table]
+        self._allocated = len(table.reward)
 
     def _read(
         self, rows: Tensor, names: tuple[str, ...], device: torch.device | None

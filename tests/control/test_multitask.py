@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
+from configs import cli
 from control import checkpoints
 from control.agents.tdmpc2 import TDMPC2
 from control.checkpoints import CheckpointError
 from control.episodes import run_episodes
 from control.latent import LatentModel, Size
-from control.multitask import KIND, Dataset, read_run, train_multitask
+from control.multitask import KIND, Dataset, _repeat, read_run, train_multitask
 from control.train import train
 from control.world_model import LatentWorldModel, load_world_model
 from mbrl_core import TDMPC, generator
@@ -21,6 +27,7 @@ from mbrl_core import TDMPC, generator
 ENVS = ("dmc/cartpole-swingup", "dmc/reacher-easy")  # 5 and 6 observations, 1 and 2 actions
 TINY = Size(encoder=16, hidden=16, latent=16, simnorm=4, task=3, bins=21, heads=2)
 AGENT = TDMPC2(size=TINY, batch_size=8, random_frames=1000, action_repeat=8)
+AGENTS = sorted(file.stem for file in (cli.CONFIG_FOLDER / "agent").glob("*.yaml"))
 QUIET = {"say": lambda line: None}
 
 
@@ -124,6 +131,44 @@ def test_other_options_than_those_of_the_run_are_refused_by_name(data, trained):
         train_multitask(agent=other, seed=9, **more)
     with pytest.raises(ValueError, match="holds a run with data="):
         train_multitask(agent=AGENT, **more | {"data": data[:1]})
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_action_repeat_of_every_agent_is_found_in_its_record(agent, data, tmp_path):
+    options = cli.compose("control_train", [f"agent={agent}"]).options.agent
+    recorded = OmegaConf.to_container(options, resolve=True)
+    assert _repeat(recorded) == instantiate(options).action_repeat
+    folder = shutil.copytree(data[0], tmp_path / "run")
+    arguments = json.loads((folder / "arguments.json").read_text())
+    arguments |= {"action_repeat": None, "agent": recorded}
+    (folder / "arguments.json").write_text(json.dumps(arguments))
+    assert read_run(folder)[0].action_repeat == _repeat(recorded)
+
+
+def test_a_run_is_only_read_and_a_damaged_checkpoint_is_told(data, tmp_path):
+    folder = shutil.copytree(data[0], tmp_path / "run")
+    shutil.copy(folder / "checkpoint.pt", folder / "checkpoint.previous.pt")
+    (folder / "checkpoint.pt").write_bytes(b"damaged")
+    for path in (folder / "replay").glob("*.memmap"):  # as small as it may be
+        rows = path.stat().st_size // 2**16
+        os.truncate(path, 25 * rows)
+
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    before, (_, whole) = contents(), read_run(data[0])
+    (folder / "replay/meta.json").unlink()
+    del before[folder / "replay/meta.json"]
+    told: list[str] = []
+    _, replay = read_run(folder, say=told.append)
+    assert contents() == before
+    drawn = [r.sequences(9, 3, generator(0)) for r in (whole, replay)]
+    assert all(torch.equal(*pair) for pair in zip(*drawn, strict=True))
+    assert len(told) == 1 and "checkpoint.pt is damaged" in told[0]
+    assert told[0].endswith("; going on from checkpoint.previous.pt")
+    steps, truncated = replay.latest(1)
+    with pytest.raises(ValueError, match="was opened to be read: it takes no steps"):
+        replay.add(steps, truncated)
 
 
 def test_a_discount_is_the_one_given_or_that_of_the_run(data, tmp_path):
