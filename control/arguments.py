@@ -40,7 +40,7 @@ def check(folder: Path, arguments: dict[str, Any]) -> None:
     if not checkpoint.exists() and not checkpoints.previous(checkpoint).exists():
         return
     theirs = read(folder)
-    differ = _differences(theirs, json.loads(json.dumps(arguments)))
+    differ = differences(theirs, json.loads(json.dumps(arguments)))
     if differ:
         raise ValueError(f"{folder} holds a run with {', '.join(differ)}: choose another folder")
 
@@ -57,22 +57,23 @@ def read(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{folder} holds a run without {FILE}: choose another folder")
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): restore it, or choose another folder"
-        ) from error
+        return checkpoints.read_json(path, dict)
+    except checkpoints.CheckpointError as error:
+        raise ValueError(f"{error}: restore it, or choose another folder") from error
 
 
-def _differences(theirs: Any, mine: Any, name: str = "") -> list[str]:
-    """`name=theirs (now mine)` of every leaf that differs; of an object of another class, once."""
+def differences(theirs: Any, mine: Any, name: str = "") -> list[str]:
+    """`name=theirs (now mine)` of every leaf that differs; of an object of another class, once.
+
+    What may differ between two calls of the same run is left out.
+    """
     if not _alike(theirs, mine):
         same = theirs == mine
         return [] if same else [f"{name}={_short(theirs)} (now {_short(mine)})"]
     found = []
     for key in sorted({*theirs, *mine} - {*FREE}):
         below = f"{name}.{key}" if name else key
-        found += _differences(theirs.get(key), mine.get(key), below)
+        found += differences(theirs.get(key), mine.get(key), below)
     return found
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T", dict[str, Any], list[Any])
 
 
 class CheckpointError(ValueError):
@@ -104,6 +107,20 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(payload, dict):
         raise CheckpointError(f"{path} is damaged, or no file of this project")
     return payload
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """The plain data of a JSON file, which is to be a `kind`: a dict or a list.
+
+    Raises CheckpointError, naming the file, where it is damaged or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error})") from error
+    if not isinstance(value, kind):
+        raise CheckpointError(f"{path} is damaged (it holds no {kind.__name__})")
+    return value
 
 
 def read_newest(path: Path, kind: str) -> tuple[dict[str, Any], str]:

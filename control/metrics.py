@@ -121,6 +121,34 @@ class Metrics:
         return None
 
 
+def read_rows(path: Path, *needed: str) -> list[Row]:
+    """The rows of a metrics.csv; cells that are empty there are absent.
+
+    A last row that is cut, or runs into another, is left out: it is being written, or the disk was
+    full. Raises ValueError, naming the file, where anything else is wrong or a row lacks one of the
+    columns `needed`.
+    """
+    try:
+        text = path.read_text()
+        header, *lines = [cells for cells in csv.reader(text.splitlines()) if cells] or [[]]
+        if lines and (len(lines[-1]) != len(header) or not text.endswith("\n")):
+            lines.pop()
+        rows = [_numbers(header, cells) for cells in lines]
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} is no table of metrics: {error}") from error
+    for row in rows:
+        for name in needed:
+            if name not in row:
+                raise ValueError(f"{path} is no table of metrics: it has a row without {name}")
+    return rows
+
+
+def _numbers(header: Sequence[str], cells: Sequence[str]) -> Row:
+    if len(cells) != len(header):
+        raise ValueError(f"a row has {len(cells)} cells, the first line {len(header)}")
+    return {name: float(cell) for name, cell in zip(header, cells, strict=True) if cell}
+
+
 def line(rows: Sequence[Row], frames: int) -> str:
     """The last row as a line of progress towards so many `frames`."""
     row = rows[-1]

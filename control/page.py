@@ -9,7 +9,6 @@ at any time, also while the run goes on.
 from __future__ import annotations
 
 import base64
-import csv
 import importlib.metadata
 import json
 import math
@@ -23,8 +22,9 @@ from typing import Any
 
 import torch
 
+from control import arguments as recorded
 from control import checkpoints, video
-from control.metrics import COLUMNS
+from control.metrics import COLUMNS, read_rows
 from control.types import Act, Evaluation, Row, RunInfo
 from mbrl_core.viewer.charts import Curve, LineChart, draw, tag
 from mbrl_core.viewer.page import Part, chart, figure, page
@@ -95,7 +95,7 @@ class Page:
 def run_page(*, run: str | Path, say: Callable[[str], None] = print) -> Path:
     """Write the page of the run in folder `run` and return its path.
 
-    Raises ValueError where the folder holds no metrics.
+    Raises ValueError where the folder holds no metrics, or a file in it is damaged.
     """
     folder = Path(run)
     if not (folder / "metrics.csv").is_file():
@@ -115,14 +115,15 @@ def write_page(folder: Path) -> Path:
 
 def render(folder: Path) -> str:
     """The page of the run in `folder` as HTML."""
-    rows = read_rows(folder / "metrics.csv")
-    arguments = _read_json(folder / "arguments.json", {})
+    rows = read_rows(folder / "metrics.csv", "frames", "seconds")
+    path = folder / recorded.FILE
+    arguments = checkpoints.read_json(path, dict) if path.is_file() else {}
     parts = [
         Part("Return", _returns(rows)),
         Part("Learning", _charts(rows, [n for n in _names(rows) if n not in COLUMNS])),
         Part("Speed", _charts(rows, ["fps"], {"fps": "frames per second"})),
         Part("Recipe", _facts(_flat(arguments))),
-        Part("Machine", "".join(map(_facts, _read_json(folder / MACHINE, [])))),
+        Part("Machine", "".join(map(_facts, read_machines(folder)))),
     ]
     films = _films(folder, rows)
     if films:
@@ -130,23 +131,25 @@ def render(folder: Path) -> str:
     return page(_title(arguments, folder), parts, _subtitle(rows), style=STYLE)
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of metrics.csv; what is empty there is absent."""
-    with path.open(newline="") as file:
-        return [
-            {name: float(value) for name, value in row.items() if value}
-            for row in csv.DictReader(file)
-        ]
-
-
 def note_machine(folder: Path, frames: int) -> None:
     """Add this machine to the folder's record where the run was not on it already."""
-    path = folder / MACHINE
-    seen = _read_json(path, [])
+    seen = read_machines(folder)
     here = describe_machine()
     if not seen or {**seen[-1], "from frame": 0} != {**here, "from frame": 0}:
         text = json.dumps([*seen, {"from frame": frames, **here}], indent=2) + "\n"
-        checkpoints.write_atomically(path, lambda temporary: temporary.write_text(text))
+        checkpoints.write_atomically(folder / MACHINE, lambda path: path.write_text(text))
+
+
+def read_machines(folder: Path) -> list[dict[str, Any]]:
+    """What `note_machine` wrote, nothing where it did not.
+
+    Raises ValueError, naming the file, where it is damaged.
+    """
+    path = folder / MACHINE
+    noted = checkpoints.read_json(path, list) if path.is_file() else []
+    if not all(isinstance(machine, dict) for machine in noted):
+        raise ValueError(f"{path} is damaged (it holds something else than machines)")
+    return noted
 
 
 def describe_machine() -> dict[str, str | int]:
@@ -291,10 +294,6 @@ def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _read_json(path: Path, otherwise: Any) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else otherwise
 
 
 def _processor() -> str:

@@ -10,22 +10,29 @@ published results is made of: `evals.references`.
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib.metadata
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from control import checkpoints
-from control.metrics import COLUMNS
-from control.page import MACHINE
+from control.arguments import differences
+from control.metrics import COLUMNS, read_rows
+from control.page import read_machines
 from control.world_model import KIND as WORLD_MODEL
 from evals.bench.command import commit, machine
-from evals.kept import RECORDS, Mark, Training, write_mark, write_training
+from evals.kept import (
+    RECORDS,
+    Mark,
+    Training,
+    read_marks,
+    read_trainings,
+    write_mark,
+    write_training,
+)
 from evals.records import load_run
 
 PACKAGES = ("torch", "numpy", "mujoco", "dm-control", "gymnasium", "stable-baselines3")
@@ -48,25 +55,50 @@ def keep(
         say: is told where it lies.
 
     Raises:
-        ValueError: the folder holds no such run, or one without an evaluation or an episode.
+        ValueError: the folder holds no such run, or one without an evaluation or an episode, or a
+            file of it is damaged; or what is kept under the name came of other arguments.
     """
     folder = Path(run)
     named = name or re.sub(r"-\d+$", "", folder.resolve().name)
+    if "/" in named:
+        raise ValueError(f"name={named} must be a name without /: records lie in one folder")
     if (folder / "metrics.csv").exists() and (folder / "arguments.json").exists():
-        path = write_training(records, _training(folder, named))
+        training = _training(folder, named)
+        _check_place(training, 3, read_trainings(records))
+        path = write_training(records, training)
     elif (folder / "records.jsonl").exists():
-        path = write_mark(records, _mark(folder, named))
+        mark = _mark(folder, named)
+        _check_place(mark, 2, read_marks(records))
+        path = write_mark(records, mark)
     else:
         raise ValueError(f"{folder} holds no run of control.train or evals.control")
     say(f"kept {path}")
     return path
 
 
+def _check_place(run: Training | Mark, key: int, kept: Sequence[Training | Mark]) -> None:
+    """Raise ValueError where a run that is kept has the same first `key` fields, which name it, and
+    other arguments: it would be replaced by another."""
+    for other in kept:
+        if other[:key] == run[:key]:
+            differ = differences(other.about.get("arguments", {}), run.about["arguments"])
+            if differ:
+                named = " ".join(map(str, run[1:key]))
+                raise ValueError(
+                    f"of {run.env} another run is kept as {named}, with {', '.join(differ)}: give "
+                    "this one another name=..."
+                )
+
+
 def _training(folder: Path, agent: str) -> Training:
-    arguments = json.loads((folder / "arguments.json").read_text())
-    with (folder / "metrics.csv").open(newline="") as file:
-        table = list(csv.DictReader(file))
-    rows = [{n: float(row[n]) for n in COLUMNS if row.get(n)} for row in table]
+    arguments = checkpoints.read_json(folder / "arguments.json", dict)
+    env, seed = arguments.get("env"), arguments.get("seed")
+    if not isinstance(env, str) or not isinstance(seed, int):
+        raise ValueError(
+            f"{folder} holds no run of control.train: arguments.json has no env or seed"
+        )
+    table = read_rows(folder / "metrics.csv", "frames", "decisions", "seconds")
+    rows = [{n: row[n] for n in COLUMNS if n in row} for row in table]
     if not any("eval_return" in row for row in rows):
         raise ValueError(f"{folder} holds no evaluation yet")
     last = rows[-1]
@@ -74,17 +106,19 @@ def _training(folder: Path, agent: str) -> Training:
         "action_repeat": round(last["frames"] / last["decisions"]),
         "parameters": _parameters(folder / "model.pt"),
         "hours": round(last["seconds"] / 3600, 2),
-        **(_recorded(folder / MACHINE) or _present()),
+        **(_recorded(folder) or _present()),
         "commit": commit(),
         "arguments": arguments,
     }
-    return Training(arguments["env"], agent, arguments["seed"], about, rows)
+    return Training(env, agent, seed, about, rows)
 
 
 def _mark(folder: Path, name: str) -> Mark:
     arguments, records = load_run(folder)
     if not records:
         raise ValueError(f"{folder} holds no episode yet")
+    if "env" not in arguments or any("return" not in record for record in records):
+        raise ValueError(f"{folder} holds a run of something else than evals.control")
     records.sort(key=lambda record: record["id"])
     about = {**_present(), "commit": commit(), "arguments": arguments}
     return Mark(arguments["env"], name, about, [record["return"] for record in records])
@@ -98,11 +132,12 @@ def _parameters(path: Path) -> int | None:
     return sum(w.numel() for w in weights if isinstance(w, torch.Tensor) and w.is_floating_point())
 
 
-def _recorded(path: Path) -> dict[str, Any]:
+def _recorded(folder: Path) -> dict[str, Any]:
     """The machine and versions that a training run noted; where it moved, those of its end."""
-    if not path.exists():
+    machines = read_machines(folder)
+    if not machines:
         return {}
-    noted = dict(json.loads(path.read_text())[-1])
+    noted = machines[-1]
     words = [f"{noted.pop('cores', '?')} x {noted.pop('processor', '?')}"]
     words += [str(gpu) for gpu in [noted.pop("GPU", "none")] if gpu != "none"]
     versions = {name: noted[name] for name in ("Python", *PACKAGES) if name in noted}

@@ -116,6 +116,39 @@ def test_a_page_that_fails_is_told_once_and_ends_no_training(run, monkeypatch):
     Page().close()  # a run that did not start
 
 
+@pytest.mark.parametrize("last", ["3010,301", "3010,301,3", "3010,3013020,302,1,10,0.1,,,\n"])
+def test_a_last_row_that_is_cut_or_runs_into_another_is_left_out(run, last):
+    whole = page.read_rows(run / "metrics.csv")
+    with (run / "metrics.csv").open("a") as file:
+        file.write(last)
+    assert page.read_rows(run / "metrics.csv") == whole and len(whole) == 300
+    render(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("metrics.csv", "frames,loss\n1\n2,3\n", "metrics.csv is no table of metrics: a row has 1"),
+        ("metrics.csv", "frames,loss\n1,x\n2,3\n", "metrics.csv is no table .*not convert.*'x'"),
+        ("metrics.csv", "frames,loss\n1,2\n", "metrics.csv .*: it has a row without seconds"),
+        ("arguments.json", "{", "arguments.json is damaged"),
+        ("arguments.json", "[]", "arguments.json is damaged .it holds no dict"),
+        ("machine.json", "{}", "machine.json is damaged .it holds no list"),
+        ("machine.json", "[1]", "machine.json is damaged .it holds something else than machines"),
+    ],
+)
+def test_a_damaged_file_is_named(run, name, text, sentence):
+    (run / name).write_text(text)
+    with pytest.raises(ValueError, match=sentence):
+        run_page(run=run)
+
+
+def test_files_that_hold_nothing_are_shown_as_nothing(run):
+    (run / "arguments.json").write_text("{}")
+    (run / "machine.json").write_text("[]")
+    parse(render(run))
+
+
 def test_empty_runs_and_wrong_folders(tmp_path):
     with pytest.raises(ValueError, match=r"holds no metrics\.csv: name the folder of a training"):
         run_page(run=tmp_path)

@@ -66,9 +66,66 @@ def test_a_folder_without_a_run_or_an_evaluation_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no run of"):
         keep(run=tmp_path)
     (tmp_path / "arguments.json").write_text('{"env": "e", "seed": 0}')
-    (tmp_path / "metrics.csv").write_text("frames,eval_return\n10,\n")
+    (tmp_path / "metrics.csv").write_text("frames,decisions,seconds,eval_return\n10,5,1,\n")
     with pytest.raises(ValueError, match="holds no evaluation yet"):
         keep(run=tmp_path)
+
+
+def finished(folder: Path, **arguments: object) -> Path:
+    """The folder of a training run with one evaluation, and a row that was cut."""
+    folder.mkdir(exist_ok=True)
+    recorded = {"env": ENV, "seed": 3, "size": "cpu"} | arguments
+    (folder / "arguments.json").write_text(json.dumps(recorded))
+    rows = "frames,decisions,eval_return,seconds\n2000,1000,7,9\n3000,15"
+    (folder / "metrics.csv").write_text(rows)
+    (folder / "machine.json").write_text("[]")
+    return folder
+
+
+def test_a_damaged_run_is_kept_as_far_as_it_goes_or_refused_by_its_file(tmp_path):
+    folder, more = finished(tmp_path / "a-3"), {"records": tmp_path / "kept"}
+    keep(run=folder, **more)
+    assert read_trainings(tmp_path / "kept")[0].evaluations == [(2000, 7)]
+    for name, text, sentence in [
+        ("metrics.csv", "frames\n1\n", "metrics.csv is no table of metrics: .* without decisions"),
+        ("machine.json", "{", "machine.json is damaged"),
+        ("arguments.json", "{", "arguments.json is damaged"),
+        ("arguments.json", "{}", "no run of control.train: arguments.json has no env or seed"),
+    ]:
+        (finished(folder) / name).write_text(text)
+        with pytest.raises(ValueError, match=sentence):
+            keep(run=folder, **more)
+    for number, (arguments, record) in enumerate([({}, {"return": 1.0}), ({"env": ENV}, {})]):
+        with RecordStore(tmp_path / f"other{number}", arguments) as store:
+            store.append(0, record)
+        with pytest.raises(ValueError, match="a run of something else than evals"):
+            keep(run=tmp_path / f"other{number}", **more)
+
+
+def test_no_record_of_another_run_is_replaced(tmp_path):
+    more = {"records": tmp_path / "kept", "say": lambda line: None}
+    keep(run=finished(tmp_path / "a-3"), **more)
+    keep(run=finished(tmp_path / "a-3", device="cuda"), **more)  # the same run, continued
+    other = finished(tmp_path / "b-3", size="5M")
+    with pytest.raises(
+        ValueError, match=r"another run is kept as a 3, with size='cpu' \(now '5M'\)"
+    ):
+        keep(run=other, name="a", **more)
+    keep(run=other, **more)
+    for planner in ("zero", "random"):
+        with RecordStore(tmp_path / planner, {"env": ENV, "planner": planner}) as store:
+            store.append(0, {"return": 1.0})
+    for _ in range(2):
+        keep(run=tmp_path / "zero", **more)
+    with pytest.raises(ValueError, match="another run is kept as zero, with planner='zero'"):
+        keep(run=tmp_path / "random", name="zero", **more)
+    assert [len(read(tmp_path / "kept")) for read in (read_trainings, read_marks)] == [2, 1]
+
+
+@pytest.mark.parametrize("name", ["a/b", "../x"])
+def test_a_name_that_leads_elsewhere_is_refused(name, tmp_path):
+    with pytest.raises(ValueError, match=f"name={name} must be a name without /"):
+        keep(run=finished(tmp_path / "a-3"), name=name, records=tmp_path / "kept")
 
 
 def test_an_evaluation_counts_for_frames_it_is_close_to():
