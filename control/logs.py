@@ -42,13 +42,16 @@ def scalars(row: Row) -> dict[str, float]:
 class TensorBoard:
     """Writes to `tensorboard` in the run's folder. Its wall times leave out when a run stood."""
 
+    def __init__(self) -> None:
+        self._writer: Any = None
+
     def start(self, run: RunInfo) -> None:
         """Write the rows so far, in place of what was there."""
         writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter
         folder = run.folder / "tensorboard"
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
-        self._writer: Any = writer(str(folder))
+        self._writer = writer(str(folder))
         self._began = time.time() - (run.rows[-1]["seconds"] if run.rows else 0.0)
         for row in run.rows:
             self._add(row)
@@ -63,7 +66,8 @@ class TensorBoard:
 
     def close(self) -> None:
         """Write what is left."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def _add(self, row: Row) -> None:
         for name, value in scalars(row).items():

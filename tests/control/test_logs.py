@@ -143,3 +143,11 @@ def test_what_watches_a_run_is_a_matter_of_options():
     assert some["film"] is None and some["wandb"].mode == "offline"
     with pytest.raises(cli.UsageError, match=r"'watch\.wandb\.mode' must be disabled or offline"):
         cli.call("control_train", train, ["watch.wandb.mode=maybe"])
+
+
+def test_without_tensorboard_the_missing_package_is_what_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    watcher = TensorBoard()
+    with pytest.raises(ModuleNotFoundError, match="tensorboard"):
+        watcher.start(info(tmp_path))
+    watcher.close()  # as `train` does, whatever happened
