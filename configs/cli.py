@@ -314,7 +314,7 @@ def _plain(options: DictConfig) -> dict[str, Any]:
         raise UsageError(f"option {absent[0]!r} must be given: {absent[0]}=...")
     plain = typing.cast(dict[str, Any], OmegaConf.to_container(options, resolve=True))
     if isinstance(plain.get("out"), str):
-        plain["out"] = plain["out"].replace("{digest}", _digest(_arguments(plain)))
+        plain["out"] = plain["out"].replace("{digest}", _digest(_deciding(plain)))
     return plain
 
 
@@ -323,10 +323,14 @@ def _arguments(plain: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in plain.items() if name != "out"}
 
 
-def _digest(arguments: dict[str, Any]) -> str:
+def _deciding(plain: dict[str, Any]) -> dict[str, Any]:
+    """What decides a run's records."""
+    return {name: v for name, v in _arguments(plain).items() if name not in SHOWN_ONLY}
+
+
+def _digest(options: dict[str, Any]) -> str:
     """Eight hexadecimal digits, so that the default folders of two runs differ."""
-    deciding = {name: value for name, value in arguments.items() if name not in SHOWN_ONLY}
-    text = json.dumps(deciding, sort_keys=True, default=str)
+    text = json.dumps(options, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -352,8 +356,8 @@ def _multirun(
         other = jobs.setdefault(job.log, job)
         if other != job:
             raise UsageError(
-                f"{other.name!r} and {job.name!r} would write to the same folder "
-                f"{Path(job.log).parent}: put what differs into out=..., as ${{...}}"
+                f"{other.name!r} and {job.name!r} would write to the same place (log: {job.log}): "
+                "put what differs into out=..., as ${...}"
             )
     sweep(list(jobs.values()), _build(OmegaConf.to_container(options["sweep"])), _tell)
 
@@ -375,10 +379,22 @@ def _job(config_name: str, function: Function, swept: list[str], argv: list[str]
     """The run of one combination; UsageError where it cannot be."""
     overrides = [item for item in argv if item not in FLAGS]
     plain = _plain(compose(config_name, overrides, function).options)
-    folder = Path(plain["out"]) if "out" in plain else SWEEPS / _digest(plain)
     arguments = (*program_arguments(), *argv)
     name = " ".join(swept) or "the only run"
-    return Job(name, arguments, os.getcwd(), str((folder / "log.txt").resolve()))
+    return Job(name, arguments, os.getcwd(), str(_log(function, plain).resolve()))
+
+
+def _log(function: Function, plain: dict[str, Any]) -> Path:
+    """The log of a run: in its folder, or in SWEEPS where it has none.
+
+    A command that can do without `out` may write a file there: the log lies beside that.
+    """
+    out = plain.get("out")
+    if out is None:
+        return SWEEPS / _digest(plain) / "log.txt"
+    parameter = inspect.signature(function).parameters.get("out")
+    is_optional = parameter is not None and parameter.default is None
+    return Path(f"{out}.log") if is_optional else Path(out, "log.txt")
 
 
 def _tell(line: str) -> None:

@@ -280,7 +280,7 @@ def test_where_a_sweep_runs_is_one_switch():
         ),
         (
             ["-m", "frames=1,2", "out=x"],
-            "'frames=1' and 'frames=2' would write to the same folder {}/x: "
+            "'frames=1' and 'frames=2' would write to the same place (log: {}/x/log.txt): "
             "put what differs into out=..., as ${...}",
         ),
     ],
@@ -289,6 +289,20 @@ def test_a_sweep_that_cannot_be_is_refused_before_it_starts(argv, sentence, caps
     assert run(*argv) == 2
     assert capsys.readouterr().err == f"error: {sentence.replace('{}', str(tmp_path))}\n"
     assert not swept
+
+
+def test_a_run_without_a_folder_has_its_log_beside_its_file_or_among_the_sweeps(
+    tmp_path, monkeypatch
+):
+    def measure(*, strategy: Any, seed: int, workers: int, out: str | None = None) -> None: ...
+
+    monkeypatch.setattr(cli, "sweep", lambda jobs, runner, say: swept.extend(jobs))
+    for argv in (["strategy=mcts,greedy"], ["workers=2,3"], ["seed=0,1", "out='tp-${seed}.json'"]):
+        assert cli.run("throughput", measure, "", argv=["-m", *argv]) == 0
+    *without, first, second = [Path(job.log) for job in swept]
+    assert len(set(without)) == 4
+    assert {log.parents[1] for log in without} == {tmp_path / "runs/sweeps"}
+    assert (first, second) == (tmp_path / "tp-0.json.log", tmp_path / "tp-1.json.log")
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
