@@ -229,8 +229,9 @@ def _tell_running(jobs: Iterable[Job], since: float, say: Say) -> None:
     for job in jobs:
         log = Path(job.log)
         if log.exists() and log.stat().st_mtime >= since:
-            last = _lines(log, max(0, log.stat().st_size - TAIL))[-1]
-            say(f"  running: {job.name}: {'starting' if last.startswith(PROMPT) else last}")
+            lines = _lines(log, max(0, log.stat().st_size - TAIL))
+            starting = not lines or lines[-1].startswith(PROMPT)
+            say(f"  running: {job.name}: {'starting' if starting else lines[-1]}")
 
 
 def _lines(log: Path, begin: int) -> list[str]:

@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent import futures
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from configs.sweeps import Job, Local, Ray, run_job, sweep
+from configs.sweeps import Job, Local, Outcome, Ray, run_job, sweep
 
 ROOT = Path(__file__).parents[1]
 
@@ -121,6 +123,30 @@ def test_running_jobs_are_told_about(job):
     running = [line for line in told if line.startswith("  running: slow: ")]
     assert running[0].endswith("starting") and running[-1].endswith("half way")
     assert told[-1].endswith("done: slow: half way")
+
+
+def test_a_running_job_may_have_an_empty_log(job):
+    future: futures.Future[Outcome] = futures.Future()
+    told: list[str] = []
+
+    class Holds(Local):
+        """Runs nothing: the log is empty until the job was told about."""
+
+        @contextmanager
+        def start(self):
+            Path(empty.log).parent.mkdir()
+            Path(empty.log).touch()
+            os.utime(empty.log, (time.time() + 60,) * 2)
+            yield lambda job: future
+
+    def say(line: str) -> None:
+        told.append(line)
+        if "running" in line:
+            future.set_result(Outcome(0, "at last"))
+
+    empty = job("empty", "")
+    sweep([empty], Holds(), say, every=0.01)
+    assert told[0] == "  running: empty: starting" and told[1].endswith("done: empty: at last")
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
