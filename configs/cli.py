@@ -32,7 +32,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from configs.checks import accepts, describe, expected_type
+from configs.checks import element_type, expected_type, misfit
 from configs.help import program_arguments, render_help
 from configs.sweeps import Job, follow_parent, sweep
 
@@ -263,14 +263,17 @@ def _check_option(override: Override, base: Composed, function: Function | None)
         raise UsageError(f"several values for {name!r} need --multirun")
     value = override.value()
     value = value.text if isinstance(value, QuotedString) else value
-    if isinstance(value, str) and "${" in value:
-        return  # an interpolation: its type is known only when it is resolved
+    if wrong := misfit(name, _expected(name, known, function), value):
+        raise UsageError(f"option {wrong}")
+
+
+def _expected(name: str, known: dict[str, Any], function: Function | None) -> Any:
+    """The type of an option: of a parameter, or of a value in a mapping."""
     parent, _, parameter = name.rpartition(".")
-    receiver = _receiver(known.get(f"{parent}._target_")) if parent else function
-    expected = expected_type(receiver, parameter, known[name])
-    if not accepts(expected, value):
-        shown = "null" if value is None else repr(value)
-        raise UsageError(f"option {name!r} must be {describe(expected)}, not {shown}")
+    target = known.get(f"{parent}._target_")
+    if parent and target is None:
+        return element_type(_expected(parent, known, function), known[name])
+    return expected_type(_receiver(target) if parent else function, parameter, known[name])
 
 
 def _receiver(target: str | None) -> Function | None:
