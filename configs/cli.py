@@ -83,16 +83,20 @@ def run(
     follow_parent()
     arguments = list(sys.argv[1:] if argv is None else argv)
     flags = {item for item in arguments if item in FLAGS}
+    is_multirun = bool(flags & {"--multirun", "-m"})
     overrides = [item for item in arguments if item not in FLAGS]
     try:
         _refuse_flags(overrides)
+        if is_multirun and flags & {"--help", "-h", "--cfg"}:
+            _refuse_several(overrides, "--help and --cfg show one run")
         if flags & {"--help", "-h"}:
             print(_help(config_name, overrides, doc), flush=True)
-        elif not flags & {"--multirun", "-m"} and any(map(_is_of_sweep, overrides)):
+        elif not is_multirun and any(map(_is_of_sweep, overrides)):
             raise UsageError("sweep=... needs --multirun")
         elif "--cfg" in flags:
-            print(OmegaConf.to_yaml(compose(config_name, overrides, function).options), end="")
-        elif flags & {"--multirun", "-m"}:
+            _, shown = _split_sweep(overrides)
+            print(OmegaConf.to_yaml(compose(config_name, shown, function).options), end="")
+        elif is_multirun:
             more = ["--traceback"] if "--traceback" in flags else []
             _multirun(config_name, function, overrides, more)
         else:
@@ -137,12 +141,18 @@ def compose(
     with _hydra():
         parsed = _parse(overrides)
         groups = [item for item in parsed if _is_group(item)]
+        if groups and config_name:
+            plain = _compose(config_name, [])
+            for item in groups:
+                _check_group(item.key_or_group, plain)
         for item in groups:
             _check_choice(item)
         base = _compose(config_name, [item.input_line or "" for item in groups])
         for item in parsed:
             if item not in groups and not item.is_hydra_override():
                 _check_option(item, base, function)
+        if function:
+            _check_removals(parsed, function)
         return base if len(groups) == len(parsed) else _compose(config_name, overrides)
 
 
@@ -165,6 +175,13 @@ def _refuse_flags(overrides: Sequence[str]) -> None:
             raise UsageError(f"unknown flag {flag!r}: {hint or 'options are written name=value'}")
         if "=" not in item and not item.startswith("~"):
             raise UsageError(f"{item!r} is not an option: options are written name=value")
+
+
+def _refuse_several(overrides: Sequence[str], why: str) -> None:
+    with _hydra():
+        for item in _parse(overrides):
+            if item.is_sweep_override():
+                raise UsageError(f"{item.key_or_group!r} takes one value: {why}")
 
 
 def _note_idle(overrides: Sequence[str], composed: Composed, function: Function) -> None:
@@ -235,6 +252,25 @@ def _compose(config_name: str | None, overrides: Sequence[str]) -> Composed:
 
 def _is_group(override: Override) -> bool:
     return (CONFIG_FOLDER / override.key_or_group).is_dir() and not override.is_delete()
+
+
+def _check_group(group: str, plain: Composed) -> None:
+    """Raise UsageError unless the entry file lets one choose in the group."""
+    if group not in plain.choices:
+        known = flatten(OmegaConf.to_container(plain.options))
+        inner = [name for name in known if name.startswith(f"{group}.") and "_target_" not in name]
+        there_is = ", ".join(inner or sorted(plain.choices) or map(str, plain.options))
+        raise UsageError(f"this command has no {group} to choose: there is {there_is}")
+
+
+def _check_removals(overrides: Sequence[Override], function: Function) -> None:
+    """Raise UsageError where `~option` takes away what `function` cannot do without."""
+    given = {item.key_or_group for item in overrides if not item.is_delete()}
+    parameters = inspect.signature(function).parameters
+    for name in (item.key_or_group for item in overrides if item.is_delete()):
+        needed = name in parameters and parameters[name].default is inspect.Parameter.empty
+        if needed and name not in given:
+            raise UsageError(f"option {name!r} cannot be removed: the command needs it")
 
 
 def _check_choice(override: Override) -> None:
@@ -317,6 +353,8 @@ def _plain(options: DictConfig) -> dict[str, Any]:
         raise UsageError(f"option {absent[0]!r} must be given: {absent[0]}=...")
     plain = typing.cast(dict[str, Any], OmegaConf.to_container(options, resolve=True))
     if isinstance(plain.get("out"), str):
+        if not plain["out"].strip():
+            raise UsageError("option 'out' must be a path, not empty: out=...")
         plain["out"] = plain["out"].replace("{digest}", _digest(_deciding(plain)))
     return plain
 
@@ -352,6 +390,7 @@ def _multirun(
     How it goes is told on stderr. ValueError at the end where runs failed.
     """
     where, overrides = _split_sweep(overrides)
+    _refuse_several(where, "it says where all runs go")
     options = compose(None, where).options
     jobs: dict[str, Job] = {}  # by their logs
     for swept, fixed in _combinations(overrides):

@@ -142,6 +142,10 @@ def test_every_planner_is_built_with_its_fields_default_types(planner):
         ("--seed=3", "unknown flag '--seed': options are written name=value"),
         ("seed", "'seed' is not an option: options are written name=value"),
         ("planner.elites=1000", None),
+        ("~env", "option 'env' cannot be removed: the command needs it"),
+        ("~planner", "option 'planner' cannot be removed: the command needs it"),
+        ("out=", "option 'out' must be a path, not empty: out=..."),
+        ("+risk=cvar", "this command has no risk to choose: there is agent, planner, watch"),
     ],
 )
 def test_a_wrong_command_line_gets_one_sentence(argument, sentence, capsys):
@@ -197,6 +201,21 @@ def test_what_a_group_is_written_with_has_its_types():
         for name, value in known.items():
             if name != "group" and not name.startswith("group.defaults") and value != "???":
                 assert misfit(name, cli._expected(name, known, None), value) is None, path
+
+
+@pytest.mark.parametrize(
+    ("entry", "option", "there_is"),
+    [
+        ("matrix", "planner=cem", "planner to choose: there is model, env, out, planners, steps,"),
+        ("matrix", "+planner=cem", "planner to choose: there is model, env, out, planners, steps,"),
+        ("evals_control", "agent=pets", "agent to choose: there is planner, risk"),
+        ("control_multitask", "agent=pets", "agent to choose: there is agent.size, agent.horizon,"),
+    ],
+)
+def test_a_group_that_the_command_does_not_use_is_refused(entry, option, there_is):
+    with pytest.raises(cli.UsageError) as refused:
+        cli.compose(entry, [option])
+    assert str(refused.value).startswith(f"this command has no {there_is}")
 
 
 def test_elements_that_fit_are_accepted():
@@ -330,6 +349,11 @@ def test_where_a_sweep_runs_is_one_switch():
         (["-m", "sweep=rya"], "unknown sweep 'rya': did you mean 'ray'? choices: local, ray"),
         (["-m", "sweep.worker=2"], "unknown option 'sweep.worker': did you mean 'sweep.workers'?"),
         (["-m", "sweep.workers=x"], "option 'sweep.workers' must be a whole number, not 'x'"),
+        (["-m", "sweep.workers=1,2"], "'sweep.workers' takes one value: it says where all runs go"),
+        (["-m", "sweep=local,ray"], "'sweep' takes one value: it says where all runs go"),
+        (["-m", "--cfg", "seed=0,1"], "'seed' takes one value: --help and --cfg show one run"),
+        (["-m", "--help", "seed=0,1"], "'seed' takes one value: --help and --cfg show one run"),
+        (["-m", "out=", "seed=0,1"], "option 'out' must be a path, not empty: out=..."),
         (["sweep=ray", "seed=1"], "sweep=... needs --multirun"),
         (["-m", "seed=interval(0,1)"], "'seed=interval(0,1)' has no list of values to run"),
         (
