@@ -84,7 +84,7 @@ def render_help(
     for group, choice in sorted(choices.items(), key=lambda item: order.index(item[0])):
         inner = options.get(group) or {}
         blocks += _group(folder, group, choice, inner, meanings, meanings.get(group, ""))
-    flags = _entry("-h, --help", "this text; after planner=mppi, say, it lists that one's options")
+    flags = _entry("-h, --help", _help_meaning(folder, choices))
     flags += _entry(
         "-m, --multirun",
         "one run per combination of the values in a=1,2 b=x,y; sweep=... says where they run",
@@ -98,6 +98,15 @@ def render_help(
     if examples:
         blocks.append("examples\n" + "\n".join(f"  {program} {text}".rstrip() for text in examples))
     return "\n\n".join(blocks)
+
+
+def _help_meaning(folder: Path, choices: dict[str, str]) -> str:
+    """What --help does, with a choice not made as the example where there is one to make."""
+    for group, chosen in sorted(choices.items()):
+        names = sorted(path.stem for path in (folder / group).glob("*.yaml"))
+        other = next(name for name in names if name != chosen)
+        return f"this text; after {group}={other}, say, it lists that one's options"
+    return "this text"
 
 
 def program_arguments() -> list[str]:
@@ -118,7 +127,7 @@ def _group(
 ) -> list[str]:
     """What there is to choose from, and the options of what was chosen, where something was."""
     listed = _lines(list(options), options, meanings, f"{group}.")
-    chosen = [f"options of {group}={choice}, with their defaults\n{listed}"] if choice else []
+    chosen = [f"options of {group}={choice}, with their defaults\n{listed}"] if listed else []
     return [_choices(folder, group, meaning), *chosen]
 
 
@@ -146,28 +155,41 @@ def _choices(folder: Path, group: str, meaning: str) -> str:
 
 def _lines(names: Sequence[str], options: Any, meanings: dict[str, str], prefix: str) -> str:
     lines = []
-    for name, value in _leaves(names, options):
-        lines.append(_entry(f"{prefix}{name}={_shown(value)}", meanings.get(prefix + name, "")))
+    for name, value in _options(names, options):
+        meaning = meanings.get(prefix + name, "")
+        if not _has_parts(value):
+            lines.append(_entry(f"{prefix}{name}={_shown(value)}", meaning))
+        elif meaning:
+            lines.append(_entry(f"{prefix}{name}", meaning))
     return "".join(lines).rstrip("\n")
 
 
-def _leaves(names: Sequence[str], options: Any) -> Iterator[tuple[str, Any]]:
+def _options(names: Sequence[str], options: Any) -> Iterator[tuple[str, Any]]:
+    """Dotted names and values, what has parts before its parts."""
     for name in names:
         value = options[name]
         if str(name).startswith("_"):
             continue  # _target_ and its kind are wiring
-        if hasattr(value, "items") and value:
-            for inner, leaf in _leaves(list(value), value):
-                yield f"{name}.{inner}", leaf
-        else:
-            yield name, value
+        yield name, value
+        if _has_parts(value):
+            for inner, part in _options(list(value), value):
+                yield f"{name}.{inner}", part
+
+
+def _has_parts(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value)
 
 
 def _shown(value: Any) -> str:
+    """A value as Hydra takes it."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(_shown, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{_shown(inner)}' for key, inner in value.items())}}}"
     return str(value)
 
 

@@ -274,6 +274,36 @@ def test_help_names_every_option_with_its_meaning(capsys):
         assert run(*words[start:]) == 0
 
 
+def help_of(entry: str, capsys, *argv: str) -> str:
+    assert cli.run(entry, command, "", argv=["--help", *argv]) == 0
+    return capsys.readouterr().out
+
+
+def test_help_shows_what_can_be_turned_off(capsys):
+    lines = help_of("control_train", capsys).splitlines()
+    for name in ("tensorboard", "wandb", "film", "page"):
+        (first,) = [i for i, line in enumerate(lines) if line.split()[:1] == [f"watch.{name}"]]
+        assert "null: none" in " ".join(lines[first : first + 2])
+    assert any("watch.film.every=1" in line for line in lines)
+
+
+def test_help_has_no_empty_headings_and_speaks_of_choices_there_are(capsys):
+    shown = help_of("evals_control", capsys)
+    assert "options of risk=" not in shown and "risk=cvar" in shown
+    assert "after planner=beam, say, it lists that one's options" in " ".join(shown.split())
+    assert "planner" not in help_of("compare", capsys).split("flags\n")[1]
+
+
+def test_help_shows_lists_as_they_are_given(capsys):
+    shown = help_of("experiments", capsys)
+    (lakes,) = [s.split()[0] for s in shown.splitlines() if s.startswith("  experiment.lakes=")]
+    assert lakes == "experiment.lakes=[firm,slippery,partial,changed]"
+    assert list(cli.compose("experiments", [lakes]).options.experiment.lakes)[1] == "slippery"
+    assert "engine_options.a=[1,null,true]" in help_of(
+        "throughput", capsys, "engine_options={a:[1,null,true]}"
+    )
+
+
 def test_every_option_of_every_command_has_a_meaning(capsys):
     for entry in Path(cli.CONFIG_FOLDER).glob("*.yaml"):
         comments = read_comments(entry.read_text())
