@@ -274,6 +274,12 @@ def test_help_names_every_option_with_its_meaning(capsys):
         assert run(*words[start:]) == 0
 
 
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch):
+    """Help is as wide as the terminal."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+
 def help_of(entry: str, capsys, *argv: str) -> str:
     assert cli.run(entry, command, "", argv=["--help", *argv]) == 0
     return capsys.readouterr().out
