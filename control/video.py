@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from torch import Tensor
 
+from configs.options import option
 from configs.sweeps import PARENT
 from control import checkpoints
 from control.envs import DMControl, Gymnasium, Simulator
@@ -99,7 +100,7 @@ class Film:
         if not self._hopeless:
             self._asked = _unrendered(run)
             self._renderer = subprocess.Popen(
-                [sys.executable, "-m", "control.video", f"run='{run.resolve()}'"],
+                [sys.executable, "-m", "control.video", option("run", run.resolve())],
                 env={**os.environ, PARENT: str(os.getpid())},  # which `follow_parent` reads
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

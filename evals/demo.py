@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from configs.cli import call
+from configs.options import option
 from evals import control, reasoning
 from evals.records import load_run
 from evals.report import (
@@ -123,7 +124,9 @@ def _control(
     options = _control_options(planner, budget, episodes, seed)
     folder = out / "control" / f"{planner}-{budget}"
     say(f"  {planner} with {budget} model steps a decision")
-    return call("evals_control", control.evaluate, [*options, f"out={folder}"], say=_indent(say))
+    return call(
+        "evals_control", control.evaluate, [*options, option("out", folder)], say=_indent(say)
+    )
 
 
 def _control_options(planner: str, budget: int | str, episodes: int, seed: int) -> list[str]:
@@ -141,7 +144,7 @@ def _reason(out: Path, problems: int, seed: int, say: Say) -> dict[str, list[dic
     for name, options in _runs().items():
         say(f"  {options.replace('strategy=', '')}")
         folder = out / "reasoning" / name
-        given = [*options.split(), f"limit={problems}", f"seed={seed}", f"out={folder}"]
+        given = [*options.split(), f"limit={problems}", f"seed={seed}", option("out", folder)]
         call("evals_reasoning", reasoning.evaluate, given, say=_indent(say))
         found[name] = sorted(load_run(folder)[1], key=lambda record: record["id"])
     return found

@@ -12,7 +12,6 @@ ends with one page, out/report.html, and its tables as out/matrix.md.
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.cli import call
+from configs.options import option
 from control.ensemble import Propagation
 from control.world_model import WorldModel, load_world_model
 from evals import control
@@ -106,7 +106,7 @@ def matrix(
     kinds = _chosen(planners, has_policy=has_policy)
     played = [f"env={world.env}", f"episodes={episodes}", f"seed={seed}"]
     settings = {"propagation": propagation, "aleatoric": aleatoric}
-    own = [*played, _option("model", model)]
+    own = [*played, option("model", model)]
     own += [f"{name}={value}".lower() for name, value in settings.items() if value is not None]
     cells: dict[tuple[str, Size], Summary] = {}
     for size in [*(Size(n) for n in steps), *(Size(milliseconds=t) for t in milliseconds)]:
@@ -214,14 +214,6 @@ def _check_positive(**numbers: Sequence[float]) -> None:
                 raise ValueError(f"{name} must be above 0, not {number}")
 
 
-def _option(name: str, value: object) -> str:
-    """An option of a command line, whatever characters its value has."""
-    text = str(value)
-    if re.fullmatch(r"[\w./-]+", text):
-        return f"{name}={text}"
-    return f"{name}='{text.replace(chr(39), chr(92) + chr(39))}'"
-
-
 def _has_policy(policy: object) -> bool:
     """Whether a model's policy was learned."""
     return policy is not None and not isinstance(policy, RandomActions | ListedActions)
@@ -266,7 +258,7 @@ def _seconds(model: Any, state: Any, samples: int, horizon: int) -> float:
 def _run(folder: Path, options: list[str], say: Say) -> Summary:
     """The summary of one cell; what is on record is not played again."""
     say(f"{folder.name}")
-    given = [*options, _option("out", folder)]
+    given = [*options, option("out", folder)]
     found = call("evals_control", control.evaluate, given, say=lambda line: say(f"  {line}"))
     return found | {"command": shlex.join(["python", "-m", "evals.control", *given])}
 

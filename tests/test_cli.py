@@ -13,6 +13,7 @@ import pytest
 from configs import cli
 from configs.checks import expected_type, misfit
 from configs.help import program_arguments, read_comments
+from configs.options import option
 from configs.sweeps import Job, Local, Ray, Runner
 from reasoning.reasoner import Reasoner
 
@@ -506,3 +507,21 @@ def test_importing_configs_is_cheap_and_a_command_runs_from_any_folder(tmp_path)
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
     )
     assert "planner.horizon=16" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "runs/a-1/b_c.pt",
+        "a=b (1).pt",
+        "m=8, x's",
+        "it\\'s",
+        "ends with \\",
+        "a\\b, c",
+        "[x]",
+        "a b",
+    ],
+)
+def test_an_option_is_read_as_it_was_written(value):
+    composed = cli.compose("evals_control", [option("out", value)])
+    assert composed.options.out == value
