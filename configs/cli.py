@@ -141,13 +141,15 @@ def compose(
     with _hydra():
         parsed = _parse(overrides)
         groups = [item for item in parsed if _is_group(item)]
-        if groups and config_name:
-            plain = _compose(config_name, [])
+        try:
             for item in groups:
-                _check_group(item.key_or_group, plain)
-        for item in groups:
-            _check_choice(item)
-        base = _compose(config_name, [item.input_line or "" for item in groups])
+                _check_choice(item)
+            base = _compose(config_name, [item.input_line or "" for item in groups])
+        except UsageError:
+            _check_groups(config_name, groups)  # where that is why, it says so better
+            raise
+        if any(item.is_add() for item in groups):  # Hydra takes them, and nothing reads them
+            _check_groups(config_name, groups)
         for item in parsed:
             if item not in groups and not item.is_hydra_override():
                 _check_option(item, base, function)
@@ -254,13 +256,17 @@ def _is_group(override: Override) -> bool:
     return (CONFIG_FOLDER / override.key_or_group).is_dir() and not override.is_delete()
 
 
-def _check_group(group: str, plain: Composed) -> None:
-    """Raise UsageError unless the entry file lets one choose in the group."""
-    if group not in plain.choices:
-        known = flatten(OmegaConf.to_container(plain.options))
-        inner = [name for name in known if name.startswith(f"{group}.") and "_target_" not in name]
-        there_is = ", ".join(inner or sorted(plain.choices) or map(str, plain.options))
-        raise UsageError(f"this command has no {group} to choose: there is {there_is}")
+def _check_groups(config_name: str | None, groups: Sequence[Override]) -> None:
+    """Raise UsageError unless the entry file, where there is one, lets one choose in the groups."""
+    if config_name is None or not groups:
+        return
+    plain = _compose(config_name, [])
+    for group in (item.key_or_group for item in groups):
+        if group not in plain.choices:
+            known = flatten(OmegaConf.to_container(plain.options))
+            inner = [n for n in known if n.startswith(f"{group}.") and "_target_" not in n]
+            there_is = ", ".join(inner or sorted(plain.choices) or map(str, plain.options))
+            raise UsageError(f"this command has no {group} to choose: there is {there_is}")
 
 
 def _check_removals(overrides: Sequence[Override], function: Function) -> None:
