@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,7 @@ from evals.kept import (
     RECORDS,
     Mark,
     Training,
-    read_marks,
-    read_trainings,
+    place,
     write_mark,
     write_training,
 )
@@ -64,11 +63,11 @@ def keep(
         raise ValueError(f"name={named} must be a name without /: records lie in one folder")
     if (folder / "metrics.csv").exists() and (folder / "arguments.json").exists():
         training = _training(folder, named)
-        _check_place(training, 3, read_trainings(records))
+        _check_place(training, place(records, training))
         path = write_training(records, training)
     elif (folder / "records.jsonl").exists():
         mark = _mark(folder, named)
-        _check_place(mark, 2, read_marks(records))
+        _check_place(mark, place(records, mark))
         path = write_mark(records, mark)
     else:
         raise ValueError(f"{folder} holds no run of control.train or evals.control")
@@ -76,18 +75,18 @@ def keep(
     return path
 
 
-def _check_place(run: Training | Mark, key: int, kept: Sequence[Training | Mark]) -> None:
-    """Raise ValueError where a run that is kept has the same first `key` fields, which name it, and
-    other arguments: it would be replaced by another."""
-    for other in kept:
-        if other[:key] == run[:key]:
-            differ = differences(other.about.get("arguments", {}), run.about["arguments"])
-            if differ:
-                named = " ".join(map(str, run[1:key]))
-                raise ValueError(
-                    f"of {run.env} another run is kept as {named}, with {', '.join(differ)}: give "
-                    "this one another name=..."
-                )
+def _check_place(run: Training | Mark, path: Path) -> None:
+    """Raise ValueError where a run of other arguments is kept at `path`, which would replace it."""
+    if not path.exists():
+        return
+    theirs = checkpoints.read_json(path, dict).get("arguments", {})
+    differ = differences(theirs, run.about["arguments"])
+    if differ:
+        named = f"{run.agent} {run.seed}" if isinstance(run, Training) else run.name
+        raise ValueError(
+            f"of {run.env} another run is kept as {named}, with {', '.join(differ)}: give "
+            "this one another name=..."
+        )
 
 
 def _training(folder: Path, agent: str) -> Training:

@@ -45,12 +45,20 @@ class Mark(NamedTuple):
     returns: list[float]  # of its episodes
 
 
+def place(folder: str | Path, run: Training | Mark) -> Path:
+    """Where below `folder` it is written what a run was."""
+    own = Path(folder) / run.env
+    if isinstance(run, Mark):
+        return own / "marks" / f"{run.name}.json"
+    return own / f"{run.agent}-{run.seed}.json"
+
+
 def write_training(folder: str | Path, run: Training) -> Path:
     """Write a training run's two files below `folder`; the path of the table."""
-    path = Path(folder) / run.env / f"{run.agent}-{run.seed}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    about = place(folder, run)
+    about.parent.mkdir(parents=True, exist_ok=True)
     named = {"env": run.env, "agent": run.agent, "seed": run.seed}
-    _write_json(path.with_suffix(".json"), named | run.about)
+    _write_json(about, named | run.about)
     table = io.StringIO(newline="")
     names = list(dict.fromkeys(n for row in run.rows for n in row))
     writer = csv.DictWriter(table, names, lineterminator="\n")
@@ -58,13 +66,14 @@ def write_training(folder: str | Path, run: Training) -> Path:
     writer.writerows(
         {n: f"{v:.6g}" if v % 1 else f"{v:.0f}" for n, v in r.items()} for r in run.rows
     )
+    path = about.with_suffix(".csv")
     write_atomically(path, table.getvalue())  # last: what reads records looks for tables
     return path
 
 
 def write_mark(folder: str | Path, mark: Mark) -> Path:
     """Write an evaluation's file below `folder` and return its path."""
-    path = Path(folder) / mark.env / "marks" / f"{mark.name}.json"
+    path = place(folder, mark)
     path.parent.mkdir(parents=True, exist_ok=True)
     rounded = [round(value, 3) for value in mark.returns]
     _write_json(path, {"env": mark.env, "name": mark.name, "returns": rounded} | mark.about)

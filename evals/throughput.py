@@ -250,14 +250,12 @@ def _spread(crew: Crew, share: Share, problems: list[Problem]) -> float:
     assert crew.runner is not None
     part = math.ceil(len(problems) / crew.runner.workers)
     with TemporaryDirectory() as folder, RecordStore(folder, {}) as store:
-        seconds, _ = _timed(lambda: crew.do(share, problems, store, batch=part, say=_silent))
+        seconds, _ = _timed(
+            lambda: crew.do(share, problems, store, batch=part, say=lambda line: None)
+        )
     if crew.lost:
         raise OSError("a worker was lost, and with it the measurement: begin again")
     return seconds
-
-
-def _silent(line: str) -> None:
-    """Receives the progress of workers, of which there is none worth telling."""
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -274,7 +272,7 @@ def _summary(rounds: Sequence[Round], problems: int) -> dict[str, Any]:
         "problems_per_hour": median(3600 * problems / r.together for r in rounds),
         "problems_per_hour_one_at_a_time": median(3600 / r.alone for r in rounds),
         "times_one_at_a_time": median(problems * r.alone / r.together for r in rounds),
-        **_of_workers([r for r in rounds if r.spread is not None], problems),
+        **_of_workers(rounds, problems),
         "fill": median(r.fill for r in rounds),
         "problems": problems,
         "rounds": [r._asdict() for r in rounds],
@@ -282,15 +280,13 @@ def _summary(rounds: Sequence[Round], problems: int) -> dict[str, Any]:
 
 
 def _of_workers(rounds: Sequence[Round], problems: int) -> dict[str, float]:
-    """What all workers together do, of rounds in which they did."""
-    if not rounds:
+    """What all workers together do; nothing where there are none."""
+    pairs = [(r.alone, r.spread) for r in rounds if r.spread is not None]
+    if not pairs:
         return {}
-    spread = [r.spread for r in rounds if r.spread is not None]
     return {
-        "problems_per_hour_of_workers": median(3600 * problems / seconds for seconds in spread),
-        "workers_times_one_at_a_time": median(
-            problems * r.alone / seconds for r, seconds in zip(rounds, spread, strict=True)
-        ),
+        "problems_per_hour_of_workers": median(3600 * problems / spread for _, spread in pairs),
+        "workers_times_one_at_a_time": median(problems * alone / spread for alone, spread in pairs),
     }
 
 

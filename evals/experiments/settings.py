@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import fields
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, get_type_hints
 
 
 def check_settings(settings: Any, **known: Collection[str]) -> None:
@@ -13,13 +12,13 @@ def check_settings(settings: Any, **known: Collection[str]) -> None:
     Whole numbers are above 0, lists have something in them, and what is listed under a name of
     `known` is among its names.
     """
-    for field in fields(settings):
-        name, value = field.name, getattr(settings, field.name)
+    for name, hint in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
         listed = [value] if isinstance(value, int | float) else list(value)
         if not listed:
             raise ValueError(f"experiment.{name} must list at least one")
         for one in listed:
-            if "int" in str(field.type) and one < 1:
+            if hint in (int, Sequence[int]) and one < 1:
                 raise ValueError(f"experiment.{name} must be at least 1, not {one}")
             if name in known and one not in known[name]:
                 choices = ", ".join(known[name])
