@@ -25,9 +25,21 @@ LOG_STD = (-5.0, 2.0)  # bounds of the log standard deviation before squashing
 class Layers(nn.Module):
     """E perceptrons at once as batched matrix products, with ReLU between the layers."""
 
-    def __init__(self, networks: int, sizes: Sequence[int], rng: torch.Generator | None) -> None:
-        """Weights and biases are drawn uniformly from +-1 / sqrt(inputs)."""
+    def __init__(
+        self,
+        networks: int,
+        sizes: Sequence[int],
+        rng: torch.Generator | None,
+        *,
+        normalized: bool = False,
+    ) -> None:
+        """Weights and biases are drawn uniformly from +-1 / sqrt(inputs).
+
+        `normalized`: what enters each ReLU has mean 0 and variance 1 over the units (layer
+        normalisation without weights of its own, Ba et al. 2016, arXiv:1607.06450).
+        """
         super().__init__()
+        self.normalized = normalized
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for inputs, outputs in itertools.pairwise(sizes):
             for kind, rows in ((self.weights, inputs), (self.biases, 1)):
@@ -39,7 +51,8 @@ class Layers(nn.Module):
         x = x.expand(len(self.weights[0]), *x.shape)
         *inner, (weight, bias) = zip(self.weights, self.biases, strict=True)
         for matrix, offset in inner:
-            x = torch.baddbmm(offset, x, matrix).relu_()
+            x = torch.baddbmm(offset, x, matrix)
+            x = (F.layer_norm(x, x.shape[-1:]) if self.normalized else x).relu_()
         return torch.baddbmm(bias, x, weight)
 
 
@@ -101,7 +114,11 @@ class Actor(nn.Module):
 
 
 class Critics(nn.Module):
-    """Several networks Q(s, a) of the soft return; two in soft actor-critic."""
+    """Several networks Q(s, a) of the soft return; two in soft actor-critic.
+
+    `layer_norm` normalises their layers, which bounds what they say of actions far from those they
+    were fitted to (Ball et al. 2023, arXiv:2302.02948, section 4.2).
+    """
 
     center: Tensor
     reach: Tensor
@@ -112,10 +129,14 @@ class Critics(nn.Module):
         space: Box,
         hidden: Sequence[int],
         rng: torch.Generator | None = None,
+        *,
         networks: int = 2,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.layers = Layers(networks, [observation_dim + len(space.low), *hidden, 1], rng)
+        sizes = [observation_dim + len(space.low), *hidden, 1]
+        self.layer_norm = layer_norm
+        self.layers = Layers(networks, sizes, rng, normalized=layer_norm)
         self.register_buffer("center", (space.low + space.high) / 2)
         self.register_buffer("reach", (space.high - space.low) / 2)
 

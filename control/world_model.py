@@ -237,6 +237,7 @@ class ActorCriticWorld(EnsembleWorld):
         """See `WorldModel.contents`."""
         contents = super().contents()
         contents["metadata"]["hidden"] = list(self.actor.hidden)
+        contents["metadata"]["layer_norm"] = self.critics.layer_norm
         contents["actor"] = dict(self.actor.state_dict())
         contents["critics"] = dict(self.critics.state_dict())
         return contents
@@ -248,7 +249,12 @@ class ActorCriticWorld(EnsembleWorld):
         space = world.action_space
         assert isinstance(space, Box)
         actor = Actor(world.observation_dim, space, metadata["hidden"])
-        critics = Critics(world.observation_dim, space, metadata["hidden"])
+        critics = Critics(
+            world.observation_dim,
+            space,
+            metadata["hidden"],
+            layer_norm=metadata["layer_norm"],
+        )
         for networks, name in ((actor, "actor"), (critics, "critics")):
             networks.load_state_dict(payload[name])
             networks.requires_grad_(False)

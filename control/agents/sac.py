@@ -51,6 +51,8 @@ class SAC:
     networks, for a laptop.
 
     hidden: units of the hidden layers of the policy and of each critic.
+    layer_norm: whether the layers of the critics are normalised. Without it critics that learn
+        from many updates per decision overestimate actions not taken yet.
     updates_per_step: of policy, critics and temperature per decision; may be a fraction.
     batch_size: transitions per update.
     discount: gamma, per decision.
@@ -65,6 +67,7 @@ class SAC:
     """
 
     hidden: Sequence[int] = (256, 256)
+    layer_norm: bool = False
     updates_per_step: float = 1.0
     batch_size: int = 256
     discount: float = 0.99
@@ -109,7 +112,8 @@ class SoftActorCritic:
         self.recipe = recipe
         self.device = find_device(recipe.device)
         self.actor = Actor(observation_dim, space, recipe.hidden, rng).to(self.device)
-        self.critics = Critics(observation_dim, space, recipe.hidden, rng).to(self.device)
+        critics = Critics(observation_dim, space, recipe.hidden, rng, layer_norm=recipe.layer_norm)
+        self.critics = critics.to(self.device)
         self.target = copy.deepcopy(self.critics).requires_grad_(False)
         self.rng = draws.generator(int(draws.integers(rng, 2**62, 1)), self.device)
         start = torch.tensor(recipe.temperature, device=self.device).log()

@@ -24,7 +24,7 @@ from mbrl_core.testing import check_model, check_planner
 from mbrl_core.types import Box, Model, Proposal, Rng, Transition
 from tests.control.learners import replay_of_random_steps
 
-SAC_TINY = SAC(hidden=(16,), batch_size=40, updates_per_step=2, random_frames=0)
+SAC_TINY = SAC(hidden=(16,), layer_norm=True, batch_size=40, updates_per_step=2, random_frames=0)
 MODEL_TINY = ModelRecipe(members=3, elites=2, hidden=(8,), epochs=2, fit_every=20)
 TINY = MBPO(
     sac=SAC_TINY,

@@ -77,16 +77,31 @@ def test_the_density_is_finite_where_tanh_has_rounded_to_one():
     torch.testing.assert_close(drawn.log_prob, torch.tensor([expected]))
 
 
-def test_batched_critics_equal_the_plain_networks():
-    critics = Critics(D, SPACE, (8, 8), draws.generator(0))
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_batched_critics_equal_the_plain_networks(layer_norm):
+    critics = Critics(D, SPACE, (8, 8), draws.generator(0), layer_norm=layer_norm)
     batch = steps(5)
     unit = (batch.action - torch.tensor([0.0, 1.0])) / torch.tensor([1.0, 3.0])
     for e, q in enumerate(critics(batch.obs, batch.action)):
         x = torch.cat([batch.obs, unit], 1)
         layers = list(zip(critics.layers.weights, critics.layers.biases, strict=True))
         for matrix, offset in layers[:-1]:
-            x = (x @ matrix[e] + offset[e]).relu()
+            x = x @ matrix[e] + offset[e]
+            if layer_norm:
+                centered = x - x.mean(1, keepdim=True)
+                x = centered / (centered.square().mean(1, keepdim=True) + 1e-5).sqrt()
+            x = x.relu()
         torch.testing.assert_close(q, (x @ layers[-1][0][e] + layers[-1][1][e])[:, 0])
+
+
+def test_normalised_critics_are_bounded_however_far_an_action_is():
+    batch = steps(50)
+    far = batch.action * 1e4
+    for layer_norm in (False, True):
+        critics = Critics(D, SPACE, (8, 8), draws.generator(0), layer_norm=layer_norm)
+        weight, bias = critics.layers.weights[-1], critics.layers.biases[-1]
+        bound = 8**0.5 * weight.norm(dim=1) + bias[:, 0].abs()  # of any layer of variance 1
+        assert bool((critics(batch.obs, far).abs() <= bound).all()) == layer_norm
 
 
 def test_targets_bootstrap_through_everything_but_a_termination():
