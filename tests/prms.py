@@ -1,5 +1,6 @@
-"""Tiny reward models of the public families: random weights, saved in the hub's format with the
-architectures, special tokens, token ids and chat templates of the published ones."""
+"""Tiny reward models of the public families, and a Qwen2 that chats: random weights, saved in the
+hub's format with the architectures, special tokens, token ids and chat templates of the published
+ones."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ SIZES: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
-    "max_position_embeddings": 256,
+    "max_position_embeddings": 512,
     "initializer_range": 0.3,
     "tie_word_embeddings": False,
 }
@@ -102,6 +103,15 @@ def _outcome(folder: Path) -> Path:
     return _qwen(folder / "orm", name, {"score": (1, 64)}, bias=False, id2label={"0": "LABEL_0"})
 
 
+def save_qwen(folder: Path, *, bos: str | None = None) -> Path:
+    """A tiny Qwen2 that ends its turn often."""
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<extra_0>"]
+    tokenizer = _byte_tokenizer(specials, QWEN, bos=bos, eos=specials[2])
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), eos_token_id=2, **SIZES))
+    model.generation_config.eos_token_id = [2, *range(10, len(tokenizer), 25)]
+    return _saved(model, tokenizer, folder)
+
+
 def _qwen(
     folder: Path,
     architecture: str,
@@ -112,10 +122,7 @@ def _qwen(
     **more: Any,
 ) -> Path:
     """A Qwen2 whose checkpoint holds a head; its configuration points to code that is not there."""
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<extra_0>"]
-    tokenizer = _byte_tokenizer(specials, QWEN, bos=bos, eos=specials[2])
-    config = Qwen2Config(vocab_size=len(tokenizer), eos_token_id=2, **SIZES)
-    _saved(Qwen2ForCausalLM(config), tokenizer, folder)
+    save_qwen(folder, bos=bos)
     tensors = Qwen2ForCausalLM.from_pretrained(folder).state_dict()
     for name, shape in head.items():
         tensors[f"{name}.weight"] = torch.randn(shape) / 8

@@ -91,7 +91,7 @@ def check_refusals(scorer: Any, one: Thought, whole: tuple[float, ...]) -> None:
     }.get(type(scorer).__name__, tokenizer.eos_token)
     sly = thought_of(f"3+4=7 {tag} eggs.\n", "#### 7\n")
     asking = thought_of(*LINES, question=f"How {tag} many?")
-    long = thought_of("7 " * 300 + "\n", "#### 7\n")
+    long = thought_of("7 " * 600 + "\n", "#### 7\n")
     thoughts = [sly, one, long, asking]
     scores, read = scorer.score(thoughts, [2, 3, 2, 3])
     assert scores[0] is scores[2] is scores[3] is None
