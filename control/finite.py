@@ -5,11 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, get_args
 
 import torch
 from torch import Tensor
+
+from control import checkpoints
+
+Reaction = Literal["stop", "skip"]
+"""What a loss that is not finite does to a run; its update is left out either way."""
 
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
@@ -43,6 +49,22 @@ def check_finite(loss: Tensor, batch: dict[str, Tensor], what: str) -> None:
         worst = loss.detach().flatten()
         value = worst[~torch.isfinite(worst)][0].item()
         raise NotFiniteError(f"{what} is {value}", batch)
+
+
+def check_reaction(nan: str) -> None:
+    """Raise ValueError unless `nan` is a `Reaction`."""
+    if nan not in get_args(Reaction):
+        raise ValueError(f"nan must be 'stop' or 'skip', not {nan!r}")
+
+
+def stop(folder: Path, failed: NotFiniteError, done: str) -> NoReturn:
+    """Save the batch in a run's folder, and raise ValueError. `done`: "80 frames"."""
+    path = folder / "not-finite-batch.pt"
+    checkpoints.save(path, {"kind": "batch", **failed.batch})
+    raise ValueError(
+        f"{failed}, after {done}; the batch is in {path}: the same command goes on without its "
+        "update, and with nan=skip past all like it"
+    ) from failed
 
 
 class Attempts:

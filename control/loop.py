@@ -9,16 +9,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from control import checkpoints
+from control import checkpoints, finite
 from control.envs import VectorEnv
 from control.episodes import random_actions, run_episodes
-from control.finite import NotFiniteError
+from control.finite import NotFiniteError, Reaction
 from control.metrics import Metrics
 from control.replay import Replay, Steps
 from control.types import Act, Evaluation, Learner, Recipe, RunInfo, Watcher
@@ -60,7 +59,7 @@ class Run:
         *,
         pace: Pace,
         capacity: int,
-        nan: Literal["stop", "skip"],
+        nan: Reaction,
         watchers: list[Watcher],
         say: Callable[[str], None],
     ) -> None:
@@ -123,7 +122,8 @@ class Run:
         if self._due(self.pace.checkpoint, before) or self.replay.full:
             self.save()
         if failed is not None and self.nan == "stop":
-            self.stop(failed)
+            self.save()
+            finite.stop(self.info.folder, failed, f"{self.frames} frames")
 
     def collect(self) -> None:
         """Act, step, remember, and begin anew the rows whose episodes ended."""
@@ -159,16 +159,6 @@ class Run:
             self.metrics.skipped += error.left_out
             return error
         return None
-
-    def stop(self, failed: NotFiniteError) -> None:
-        """Save all, and the batch whose loss was not finite, and raise ValueError."""
-        self.save()
-        path = self.info.folder / "not-finite-batch.pt"
-        checkpoints.save(path, {"kind": "batch", **failed.batch})
-        raise ValueError(
-            f"{failed}, after {self.frames} frames; the batch is in {path}: the same command goes "
-            "on without its update, and with nan=skip past all like it"
-        ) from failed
 
     def report(self, evaluation: Evaluation | None) -> None:
         """Add a row of metrics, and tell the watchers."""

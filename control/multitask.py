@@ -22,10 +22,11 @@ from torch.nn import functional as F
 
 from configs.processes import held
 from control import arguments as recorded
-from control import checkpoints, loop
+from control import checkpoints, finite, loop
 from control.agents.tdmpc2 import LOGGED, TDMPC2, Batch, Updates, unit_actions
 from control.devices import find_device
 from control.envs import make_env
+from control.finite import NotFiniteError, Reaction, check_reaction
 from control.latent import LatentWorld, discount_for, size_named
 from control.metrics import Metrics
 from control.replay import Replay
@@ -46,6 +47,7 @@ def train_multitask(
     updates: int = 100_000,
     log_updates: int = 1_000,
     checkpoint_updates: int = 10_000,
+    nan: Reaction = "stop",
     arguments: dict[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
@@ -62,20 +64,23 @@ def train_multitask(
         updates: in all; a finished run can be given more.
         log_updates: updates between two rows of metrics.
         checkpoint_updates: updates between two checkpoints.
+        nan: what a loss that is not finite does. Its update is left out and counted; "stop" then
+            saves its batch and a checkpoint and raises, "skip" goes on.
         arguments: these arguments as plain data, for the record; taken from the objects where None.
         say: receives progress lines.
 
     Raises:
         ValueError: `data` holds no run, two runs of one task, or one of discrete actions; `out`
-            holds a run with other arguments.
+            holds a run with other arguments; a loss is not finite (its batch is saved there).
     """
+    check_reaction(nan)
     if seed < 0:
         raise ValueError(f"seed must be at least 0, not {seed}")
     if min(updates, log_updates, checkpoint_updates) < 1:
         raise ValueError("updates, log_updates and checkpoint_updates must be at least 1")
     given = arguments or {
         "data": [str(path) for path in data], "agent": agent, "seed": seed,
-        "log_updates": log_updates,
+        "log_updates": log_updates, "nan": nan,
     }  # fmt: skip
     described = {name: recorded.plain(v) for name, v in given.items() if name not in FREE}
     folder, rng = Path(out), draws.generator(seed)
@@ -95,11 +100,14 @@ def train_multitask(
         recorded.record(folder, described)
         run.resume(say)
         while run.done < updates:
-            run.advance()
+            failed = run.advance()
             if run.done % log_updates == 0 or run.done == updates:
                 say(f"updates {run.done:7d}  " + run.log())
             if run.done % checkpoint_updates == 0 or run.done == updates:
                 run.save()
+            if failed is not None and nan == "stop":
+                run.save()
+                finite.stop(folder, failed, f"{run.done} updates")
     say(f"done after {run.done} updates: {folder}")
     return folder
 
@@ -157,19 +165,26 @@ class _Run:
         self._sum = torch.zeros(len(LOGGED))
         self._number = 0
 
-    def advance(self) -> None:
-        """One update."""
+    def advance(self) -> NotFiniteError | None:
+        """One update, or one that is left out because its loss is not finite."""
         device = self.updates.world.device
         batch = self.dataset.batch(self.updates.recipe.batch_size, self.rng, device)
-        self._sum = self._sum.to(device) + self.updates.update(batch)
-        self._number += 1
         self.done += 1
+        try:
+            self._sum = self._sum.to(device) + self.updates.update(batch)
+        except NotFiniteError as error:
+            self.metrics.skipped += error.left_out
+            return error
+        self._number += 1
+        return None
 
     def log(self) -> str:
         """Add the means since the last row to the metrics; the row as a line."""
-        means = dict(zip(LOGGED, (self._sum / self._number).tolist(), strict=True))
+        means = {}
+        if self._number:
+            means = dict(zip(LOGGED, (self._sum / self._number).tolist(), strict=True))
+        self.metrics.learned({"updates": self._number, **means})
         self._sum, self._number = torch.zeros(len(LOGGED)), 0
-        self.metrics.learned({"updates": self.done - self.metrics.updates, **means})
         self.metrics.row(0, 0, None)
         return "  ".join(f"{name} {value:.3g}" for name, value in means.items())
 

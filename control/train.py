@@ -15,11 +15,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from configs.processes import held
 from control import arguments as recorded
 from control.envs import make_env
+from control.finite import Reaction, check_reaction
 from control.loop import Pace, Run
 from control.metrics import line
 from control.types import Learner, Recipe, RunInfo, Watcher
@@ -51,7 +52,7 @@ def train(
     log_frames: int = 1_000,
     checkpoint_frames: int = 10_000,
     replay_capacity: int = 1_000_000,
-    nan: Literal["stop", "skip"] = "stop",
+    nan: Reaction = "stop",
     watch: Sequence[Watcher] | Mapping[str, Watcher | None] = (),
     arguments: dict[str, Any] | None = None,
     say: Callable[[str], None] = _tell,
@@ -102,8 +103,7 @@ def train(
         "replay_capacity": replay_capacity, "nan": nan,
     }  # fmt: skip
     described = {name: recorded.plain(v) for name, v in given.items() if name not in FREE}
-    if nan not in ("stop", "skip"):
-        raise ValueError(f"nan must be 'stop' or 'skip', not {nan!r}")
+    check_reaction(nan)
     if seed < 0:
         raise ValueError(f"seed must be at least 0, not {seed}")
     _check(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -15,10 +16,12 @@ from omegaconf import OmegaConf
 
 from configs import cli
 from control import checkpoints
-from control.agents.tdmpc2 import TDMPC2
+from control.agents.tdmpc2 import TDMPC2, Batch, Updates
 from control.checkpoints import CheckpointError
 from control.episodes import run_episodes
+from control.finite import NotFiniteError
 from control.latent import LatentModel, Size
+from control.metrics import read_rows
 from control.multitask import KIND, Dataset, _repeat, read_run, train_multitask
 from control.train import train
 from control.world_model import LatentWorldModel, load_world_model
@@ -108,6 +111,35 @@ def test_a_run_continued_equals_one_never_stopped(data, trained, tmp_path):
     for name, x in one["updates"]["world"].items():
         assert torch.equal(x, other["updates"]["world"][name]), name
     assert torch.equal(one["rng"], other["rng"])
+
+
+def test_a_loss_that_is_not_finite_stops_or_is_skipped(data, tmp_path, monkeypatch):
+    real, calls = Updates.update, itertools.count(1)
+
+    def update(self: Updates, batch: Batch) -> torch.Tensor:
+        if next(calls) % 6 in (2, 3):
+            raise NotFiniteError("the loss is nan", {"obs": batch.obs})
+        return real(self, batch)
+
+    monkeypatch.setattr(Updates, "update", update)
+    more = {"data": data, "agent": AGENT, "updates": 6, "log_updates": 1, **QUIET}
+    skipping = train_multitask(out=tmp_path / "skip", nan="skip", **more)
+    for done in (2, 3):  # the same command goes on
+        with pytest.raises(ValueError, match=f"the loss is nan, after {done} updates; the batch"):
+            train_multitask(out=tmp_path / "stop", **more)
+        batch = checkpoints.load(tmp_path / "stop/not-finite-batch.pt", "batch")
+        assert batch["obs"].shape == (4, 8, 6)
+    stopping = train_multitask(out=tmp_path / "stop", **more)
+    for folder in (skipping, stopping):
+        rows = read_rows(folder / "metrics.csv")
+        assert [row["skipped"] for row in rows] == [0, 1, 2, 2, 2, 2]
+        assert [row["updates"] for row in rows] == [1, 1, 1, 2, 3, 4]
+        assert ["loss" in row for row in rows] == [True, False, False, True, True, True]
+    one, other = (checkpoints.load(f / "checkpoint.pt", KIND) for f in (skipping, stopping))
+    for name, x in one["updates"]["world"].items():
+        assert torch.equal(x, other["updates"]["world"][name]), name
+    with pytest.raises(ValueError, match="nan must be 'stop' or 'skip', not 'ignore'"):
+        train_multitask(out=tmp_path / "ignored", nan="ignore", **more)
 
 
 def test_what_cannot_be_learned_from_is_refused(data, trained, tmp_path):
