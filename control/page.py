@@ -9,21 +9,17 @@ at any time, also while the run goes on.
 from __future__ import annotations
 
 import base64
-import importlib.metadata
 import json
 import math
-import os
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from control import arguments as recorded
 from control import checkpoints, video
+from control.machine import read_machines
 from control.metrics import COLUMNS, read_rows
 from control.types import Act, Evaluation, Row, RunInfo
 from mbrl_core.viewer.charts import Curve, LineChart, draw, tag
@@ -32,8 +28,6 @@ from mbrl_core.viewer.page import Part, chart, figure, page
 POINTS = 120  # of a curve at most; rows between them are summed up
 MARKED = 40  # curves of at most so many points get a mark at each
 SMALL = (400, 260)  # pixels of a chart among many
-PACKAGES = ("mbrl-core", "torch", "numpy", "mujoco", "dm-control", "gymnasium", "stable-baselines3")
-MACHINE = "machine.json"  # in the run's folder
 STYLE = """
 .charts { display: grid; gap: 8px 20px; }
 @media (min-width: 700px) { .charts { grid-template-columns: 1fr 1fr; } }
@@ -57,10 +51,8 @@ class Page:
         self._failed = False
 
     def start(self, run: RunInfo) -> None:
-        """Note which machine the run is on from here."""
+        """Learn where the run is."""
         self._folder = run.folder
-        with self._telling():
-            note_machine(run.folder, int(run.rows[-1]["frames"]) if run.rows else 0)
 
     def on_row(self, row: Row) -> None:
         """Write the page where the row holds an evaluation."""
@@ -129,40 +121,6 @@ def render(folder: Path) -> str:
     if films:
         parts.insert(1, Part("Films", films))
     return page(_title(arguments, folder), parts, _subtitle(rows), style=STYLE)
-
-
-def note_machine(folder: Path, frames: int) -> None:
-    """Add this machine to the folder's record where the run was not on it already."""
-    seen = read_machines(folder)
-    here = describe_machine()
-    if not seen or {**seen[-1], "from frame": 0} != {**here, "from frame": 0}:
-        text = json.dumps([*seen, {"from frame": frames, **here}], indent=2) + "\n"
-        checkpoints.write_atomically(folder / MACHINE, lambda path: path.write_text(text))
-
-
-def read_machines(folder: Path) -> list[dict[str, Any]]:
-    """What `note_machine` wrote, nothing where it did not.
-
-    Raises ValueError, naming the file, where it is damaged.
-    """
-    path = folder / MACHINE
-    noted = checkpoints.read_json(path, list) if path.is_file() else []
-    if not all(isinstance(machine, dict) for machine in noted):
-        raise ValueError(f"{path} is damaged (it holds something else than machines)")
-    return noted
-
-
-def describe_machine() -> dict[str, str | int]:
-    """Processor, cores, GPU, system and versions."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count() or 0,
-        "threads": torch.get_num_threads(),
-        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "system": platform.platform(),
-        "Python": platform.python_version(),
-        **dict(_versions()),
-    }
 
 
 # ---------------------------------------------------------------------------------------- sections
@@ -294,21 +252,6 @@ def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    for name in PACKAGES:
-        try:
-            yield name, importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from control import arguments as recorded
 from control.envs import make_env
 from control.finite import Reaction, check_reaction
 from control.loop import Pace, Run
+from control.machine import note_machine
 from control.metrics import line
 from control.types import Learner, Recipe, RunInfo, Watcher
 from mbrl_core.types import Planner
@@ -64,8 +65,9 @@ def train(
         agent: the algorithm, such as `PETS()`.
         planner: chooses the actions; where None the agent's own, if it has one.
         out: the run's folder. It holds `checkpoint.pt` (and the one before), `replay`,
-            `metrics.csv` and `.jsonl` (see `control/metrics.py`), `arguments.json`, and `model.pt`
-            for `load_world_model` where the agent learns a model.
+            `metrics.csv` and `.jsonl` (see `control/metrics.py`), `arguments.json`, `machine.json`
+            (what computed it, see `control/machine.py`), and `model.pt` for `load_world_model`
+            where the agent learns a model.
         seed: decides everything random.
         frames: simulator frames, the random ones included. A finished run can be given more.
         action_repeat: frames for which an action is held; None is what the agent was made for in
@@ -136,6 +138,7 @@ def train(
         recorded.record(folder, described)
         if not run.resume():
             run.begin()
+        note_machine(folder, run.frames)
         with ExitStack() as ending:  # closes all of them, also where one fails
             for watcher in reversed(watchers):  # it begins with what it was given last
                 ending.callback(watcher.close)

@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 
+from configs.machine import commit
 from control import checkpoints
 from control.arguments import differences
+from control.machine import read_machines
 from control.metrics import COLUMNS, read_rows
-from control.page import read_machines
 from control.world_model import KIND as WORLD_MODEL
-from evals.bench.command import commit, machine
+from evals.bench.command import machine
 from evals.kept import (
     RECORDS,
     Mark,
@@ -106,7 +107,6 @@ def _training(folder: Path, agent: str) -> Training:
         "parameters": _parameters(folder / "model.pt"),
         "hours": round(last["seconds"] / 3600, 2),
         **(_recorded(folder) or _present()),
-        "commit": commit(),
         "arguments": arguments,
     }
     return Training(env, agent, seed, about, rows)
@@ -119,7 +119,7 @@ def _mark(folder: Path, name: str) -> Mark:
     if "env" not in arguments or any("return" not in record for record in records):
         raise ValueError(f"{folder} holds a run of something else than evals.control")
     records.sort(key=lambda record: record["id"])
-    about = {**_present(), "commit": commit(), "arguments": arguments}
+    about = {**_present(), "arguments": arguments}
     return Mark(arguments["env"], name, about, [record["return"] for record in records])
 
 
@@ -132,7 +132,8 @@ def _parameters(path: Path) -> int | None:
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
-    """The machine and versions that a training run noted; where it moved, those of its end."""
+    """The machine, versions and commit that a training run noted; where it moved, those of its
+    end."""
     machines = read_machines(folder)
     if not machines:
         return {}
@@ -140,16 +141,16 @@ def _recorded(folder: Path) -> dict[str, Any]:
     words = [f"{noted.pop('cores', '?')} x {noted.pop('processor', '?')}"]
     words += [str(gpu) for gpu in [noted.pop("GPU", "none")] if gpu != "none"]
     versions = {name: noted[name] for name in ("Python", *PACKAGES) if name in noted}
-    return {"machine": ", ".join(words), "versions": versions}
+    return {"machine": ", ".join(words), "versions": versions, "commit": noted.get("commit")}
 
 
 def _present() -> dict[str, Any]:
-    """This machine and its versions: an evaluation should be kept where it was made."""
+    """This machine, its versions and commit: an evaluation should be kept where it was made."""
     versions = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    return {"machine": machine(), "versions": versions}
+    return {"machine": machine(), "versions": versions, "commit": commit()}
 
 
 if __name__ == "__main__":

@@ -11,14 +11,14 @@ import datetime
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from configs.machine import commit, processor
 from evals.bench import document
 from evals.bench.cells import GROUPS, Cell, cells
-from evals.bench.client import ROOT, SIDES, SideError, Worker
+from evals.bench.client import SIDES, SideError, Worker
 from evals.bench.measure import agreement, ratio, spread, take_turns
 from evals.records import SUMMARY, RecordStore, load_run
 from evals.report import print_table
@@ -188,22 +188,8 @@ class _Pool:
 
 def machine() -> str:
     """Processor, number of cores and system, in words."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = f"{len(names)} x {names[0].split(':')[1].strip()}" if names else cpu
-    return f"{cpu}, {platform.system()}, Python {platform.python_version()}"
-
-
-def commit() -> str | None:
-    """The short name of the commit, with `-dirty` where files differ; None where git has none."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    except FileNotFoundError:
-        return None
-    return told.stdout.strip() or None
+    cores = f"{os.cpu_count()} x {processor()}"
+    return f"{cores}, {platform.system()}, Python {platform.python_version()}"
 
 
 def _told(record: dict[str, Any]) -> str:

@@ -52,25 +52,13 @@ def test_rows_are_summed_up_to_mean_and_range(run):
 def test_recipe_and_machines_are_on_the_page_as_text(run):
     arguments = {"agent": {"_target_": "control.agents.pets.PETS", "name": EVIL}, "env": "gym/X"}
     (run / "arguments.json").write_text(json.dumps(arguments | {"seed": 3}))
+    (run / "machine.json").write_text('[{"processor": "EPYC", "commit": "abc1234"}]')
     watcher = Page()
     watcher.start(RunInfo(run, "gym/X", 1, None, 3, 600, arguments, []))
     watcher.close()
     text = "\n".join(parse((run / "page.html").read_text()).text)
-    for expected in ("PETS, gym/X, seed 3", "agent.name", EVIL, "torch", "processor", "cores"):
+    for expected in ("PETS, gym/X, seed 3", "agent.name", EVIL, "processor", "EPYC", "abc1234"):
         assert expected in text
-
-
-def test_a_machine_is_noted_where_it_is_another(run, monkeypatch):
-    machines = iter([{"cores": 2}, {"cores": 2}, {"cores": 64}, {"cores": 2}])
-    monkeypatch.setattr(page, "describe_machine", lambda: next(machines))
-    for frames in (0, 100, 200, 300):
-        page.note_machine(run, frames)
-    noted = json.loads((run / "machine.json").read_text())
-    assert noted == [
-        {"from frame": 0, "cores": 2},
-        {"from frame": 200, "cores": 64},
-        {"from frame": 300, "cores": 2},
-    ]
 
 
 def test_the_first_and_the_last_film_are_inside(run):
