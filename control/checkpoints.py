@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -155,15 +156,28 @@ def load_newest(path: Path, kind: str) -> tuple[dict[str, Any], str]:
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 def _link(path: Path, name: Path) -> None:
     """Make `name` a second name of the file `path`, whatever it named before."""
     temporary = name.with_name(f"{name.name}.tmp")
     temporary.unlink(missing_ok=True)
-    os.link(path, temporary)
-    os.replace(temporary, name)
-    temporary.unlink(missing_ok=True)  # it stays where both already named the same file
+    try:
+        _link_or_copy(path, temporary)
+        os.replace(temporary, name)
+    finally:
+        temporary.unlink(missing_ok=True)  # it stays where both already named the same file
+
+
+def _link_or_copy(path: Path, name: Path) -> None:
+    """Make `name` a second name of the file, or a copy where the file system has no such names."""
+    try:
+        os.link(path, name)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        shutil.copyfile(path, name)
 
 
 def _errno_behind(error: BaseException) -> int | None:

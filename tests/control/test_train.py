@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import resource
@@ -290,6 +291,25 @@ def test_a_damaged_checkpoint_falls_back_on_the_one_before(straight, tmp_path):
     assert "damaged" in said[0] and "checkpoint.previous.pt" in said[0]
     assert said[1] == f"continuing after {older} frames" and older < 4 * EPISODE
     assert_same(straight, tmp_path)
+
+
+def test_the_checkpoint_before_is_kept_where_files_have_one_name_each(tmp_path, monkeypatch):
+    def link(path: Path, name: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    path = tmp_path / "checkpoint.pt"
+    for number in (1, 2, 3):
+        checkpoints.save(path, {"kind": KIND, "number": number}, keep_previous=True)
+    assert checkpoints.load(path, KIND)["number"] == 3
+    assert checkpoints.load(checkpoints.previous(path), KIND)["number"] == 2
+    path.write_bytes(path.read_bytes()[:-50])
+    assert checkpoints.load_newest(path, KIND)[0]["number"] == 2
+    assert checkpoints.load(path, KIND)["number"] == 2
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "checkpoint.previous.pt",
+        "checkpoint.pt",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["text", "directory", "cut"])
