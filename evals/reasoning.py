@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from evals.models import Loaded, load_lm, load_scorer, side_by_side
 from evals.records import RecordStore, check_format, fingerprint
 from evals.runner import Crew, Kept, Runner, RunnerKind, runner_of
 from evals.stats import wilson_interval
@@ -27,11 +28,11 @@ from mbrl_core import Budget, Plan, RandomShooting, Rollout, Tree
 from mbrl_core.viewer import save_html
 from reasoning.difficulty import ComputeOptimal, Fitted, paths
 from reasoning.embedded import folder_of
-from reasoning.engines import Engine, EngineKind, Sampling, load_engine
+from reasoning.engines import Engine, EngineKind, Sampling
 from reasoning.grading import GRADERS
 from reasoning.prompts import Prompt, pick_shots
 from reasoning.reasoner import Outcome, Reasoner
-from reasoning.scorers import JUDGES, ReadingScorer, load_prm, make_judge
+from reasoning.scorers import JUDGES, make_judge
 from reasoning.strategies import FinalAnswer, Strategy
 from reasoning.tasks import Generated, Problem, Task, find_task
 from reasoning.tasks.types import Grading
@@ -364,48 +365,6 @@ def check_decoding(decoding: Decoding) -> None:
     check_separator(separator)
 
 
-class Loaded(NamedTuple):
-    """A model and what runs it."""
-
-    name: str
-    engine: EngineKind
-    options: dict[str, Any]
-
-
-def side_by_side(
-    model: str,
-    engine: EngineKind,
-    engine_options: Mapping[str, Any] | None,
-    scorer: str | None,
-    scorer_engine: EngineKind | None,
-    scorer_options: Mapping[str, Any] | None,
-) -> tuple[Loaded, Loaded | None]:
-    """The language model and its scorer, where there is one, with room for each other."""
-    lm = Loaded(model, engine, dict(engine_options or {}))
-    if scorer is None:
-        return lm, None
-    beside = scorer_engine or ("vllm" if engine == "vllm" else "transformers")
-    return share_card(lm, Loaded(scorer, beside, dict(scorer_options or {})))
-
-
-def share_card(lm: Loaded, scorer: Loaded) -> tuple[Loaded, Loaded]:
-    """The same two, each of which leaves the other room in the memory of a graphics card.
-
-    vLLM takes nine tenths of it, however small its model. A scorer is usually the larger of the
-    two; whoever knows better says so by `gpu_memory_utilization` in the options.
-    """
-    if scorer.name in JUDGES:
-        return lm, scorer
-    room = zip((lm, scorer), (0.35, 0.5), strict=True)
-    one, other = (
-        which._replace(options={"gpu_memory_utilization": share, **which.options})
-        if which.engine == "vllm"
-        else which
-        for which, share in room
-    )
-    return one, other
-
-
 class Decoding(NamedTuple):
     """How text is drawn and cut into steps: see `Reasoner`."""
 
@@ -448,9 +407,7 @@ class Answering:
             return
         lm = kept.get(
             ("model", repr(self.model)),
-            lambda: load_engine(
-                folder_of(self.model.name, "lm"), self.model.engine, self.model.options
-            ),
+            lambda: load_lm(self.model),
             lambda engine: engine.close(),
         )
         lm.forget()  # what a problem costs does not depend on what the engine has met before
@@ -477,11 +434,10 @@ class Answering:
             return make_judge(scorer.name, lm, scorer.options)
         judge = kept.get(
             ("scorer", repr(scorer)),
-            lambda: load_scorer(*scorer),
-            lambda judge: judge.engine.close() if judge else None,
+            lambda: load_scorer(scorer),
+            lambda judge: judge.engine.close(),
         )
-        if judge is not None:
-            judge.engine.forget()
+        judge.engine.forget()
         return judge
 
 
@@ -511,15 +467,6 @@ def few_shot(
     questions = {problem.question for problem in asked}
     known = [p for p in task.examples(data, shots_data) if p.question not in questions]
     return task.prompt(pick_shots(known, number, write=task.write))
-
-
-def load_scorer(
-    name: str | None,
-    engine: EngineKind = "transformers",
-    options: Mapping[str, Any] | None = None,
-) -> ReadingScorer | None:
-    """A scorer by folder or hub name; `embedded` is the package's own, None is none."""
-    return None if name is None else load_prm(folder_of(name, "scorer"), engine, options)
 
 
 class Group(NamedTuple):

@@ -6,7 +6,7 @@
 
 Three things are timed in turn: the search on all problems at once; the bare engine, given all
 requests of that search in one call; and the search on one problem at a time. With several workers a
-fourth is: the search on all problems by all of them, each with an engine of its own.
+fourth is, before them: the search on all problems by all of them, each with an engine of its own.
 """
 
 from __future__ import annotations
@@ -21,19 +21,11 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, cast
 
-from evals.reasoning import in_threads, load_scorer, placed
+from evals.models import Loaded, load_lm, load_scorer, side_by_side
+from evals.reasoning import in_threads, placed
 from evals.records import RecordStore, write_atomically
-from evals.runner import Crew, Kept, RunnerKind
-from reasoning.embedded import folder_of
-from reasoning.engines import (
-    Completion,
-    Engine,
-    EngineKind,
-    Request,
-    Score,
-    ScoreRequest,
-    load_engine,
-)
+from evals.runner import Crew, Kept, Runner, RunnerKind
+from reasoning.engines import Completion, Engine, EngineKind, Request, Score, ScoreRequest
 from reasoning.reasoner import Reasoner
 from reasoning.scorers import JUDGES, make_judge
 from reasoning.strategies import Strategy
@@ -67,23 +59,22 @@ class Search(NamedTuple):
     """What is measured, in plain data, so that a worker can make it too."""
 
     strategy: Strategy
-    model: str
-    scorer: str | None
-    engine: EngineKind
-    engine_options: Mapping[str, Any] | None
+    model: Loaded
+    scorer: Loaded | None
     task: Task
     max_tokens: int
 
-    def load(self) -> Loaded:
-        """Load its models. Raises what `load_engine` and `load_scorer` raise."""
+    def load(self) -> Ready:
+        """Load its models. Raises what `load_lm` and `load_scorer` raise."""
         with ExitStack() as stack:
-            lm = Noted(load_engine(folder_of(self.model, "lm"), self.engine, self.engine_options))
+            lm = Noted(load_lm(self.model))
             stack.callback(lm.close)
             engines = [lm]
-            judge: Scorer | None
-            if self.scorer in JUDGES:
-                judge = make_judge(self.scorer, cast(Engine, lm))
-            elif (judge := load_scorer(self.scorer, self.engine, self.engine_options)) is not None:
+            judge: Scorer | None = None
+            if self.scorer is not None and self.scorer.name in JUDGES:
+                judge = make_judge(self.scorer.name, cast(Engine, lm))
+            elif self.scorer is not None:
+                judge = load_scorer(self.scorer)
                 engines.append(Noted(judge.engine))
                 judge.engine = engines[1]
                 stack.callback(judge.engine.close)
@@ -95,10 +86,10 @@ class Search(NamedTuple):
                 max_tokens=self.max_tokens,
                 task=self.task,
             )
-            return Loaded(reasoner, engines, stack.pop_all())
+            return Ready(reasoner, engines, stack.pop_all())
 
 
-class Loaded(NamedTuple):
+class Ready(NamedTuple):
     """A search with its models."""
 
     reasoner: Reasoner
@@ -179,7 +170,8 @@ def throughput(
 
     Args:
         strategy, model, scorer, engine, engine_options, task, data, max_tokens: see
-            `evals.reasoning`; the scorer runs on the same kind of engine, a judge on the model's.
+            `evals.reasoning`; the scorer runs on the same kind of engine with the same options, a
+            judge on the model's.
         limit: problems answered at once.
         groups: groups they are divided into, each a thread.
         alone: problems, evenly spread among them, answered one at a time.
@@ -201,17 +193,20 @@ def throughput(
     problems = kind.load(data=data, limit=limit)
     if len(problems) < workers:
         raise ValueError(f"{workers} workers need as many problems, and there are {len(problems)}")
-    search = Search(strategy, model, scorer, engine, engine_options, kind, max_tokens)
-    where = placed(runner, workers, cpus, gpus, address)
-    loaded = search.load()
-    with loaded.models, Crew(runner=where) as crew:
+    judge_options = None if scorer in JUDGES else engine_options
+    models = side_by_side(model, engine, engine_options, scorer, engine, judge_options)
+    shares = [
+        Share(Search(strategy, *models, kind, max_tokens), groups, seed + number)
+        for number in range(rounds)
+    ]
+    spreads: list[float | None] = [None] * rounds
+    if (where := placed(runner, workers, cpus, gpus, address)) is not None:
+        spreads = _by_workers(where, shares, problems, say)
+    loaded = shares[0].search.load()
+    with loaded.models:
         loaded.answer(problems[:2], 1, seed)  # what is slow the first time only
-        if where is not None:
-            _spread(crew, Share(search, groups, seed), problems[: where.workers])
         measured = []
-        for number in range(rounds):
-            share = Share(search, groups, seed + number)
-            spread = None if where is None else _spread(crew, share, problems)
+        for share, spread in zip(shares, spreads, strict=True):
             measured.append(_round(loaded, share, problems, alone)._replace(spread=spread))
             say(_told(measured, len(problems)))
     result = _summary(measured, len(problems))
@@ -220,7 +215,7 @@ def throughput(
     return result
 
 
-def _round(loaded: Loaded, share: Share, problems: list[Problem], alone: int) -> Round:
+def _round(loaded: Ready, share: Share, problems: list[Problem], alone: int) -> Round:
     """Measure all that one engine does."""
     lm, groups, seed = loaded.engines[0], share.groups, share.seed
     loaded.forget()
@@ -240,6 +235,23 @@ def _round(loaded: Loaded, share: Share, problems: list[Problem], alone: int) ->
     chosen = problems[:: max(1, len(problems) // alone)][:alone]
     singly, _ = _timed(lambda: [loaded.answer([problem], 1, seed) for problem in chosen])
     return Round(together, bare, singly / len(chosen), None, ratio, tokens)
+
+
+def _by_workers(
+    where: Runner, shares: Sequence[Share], problems: list[Problem], say: Callable[[str], None]
+) -> list[float | None]:
+    """Seconds in which all workers answer the problems, share after share.
+
+    They end before this process loads its models: on one card there is no room for both.
+    """
+    found: list[float | None] = []
+    with Crew(runner=where) as crew:
+        _spread(crew, shares[0], problems[: where.workers])  # what is slow the first time only
+        for share in shares:
+            seconds = _spread(crew, share, problems)
+            say(f"all workers, round {len(found) + 1}: {seconds:.3g} s")
+            found.append(seconds)
+    return found
 
 
 def _spread(crew: Crew, share: Share, problems: list[Problem]) -> float:

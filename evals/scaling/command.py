@@ -10,13 +10,13 @@ that was stopped; `report=` draws the page again from the records alone.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from configs.cli import call
 from evals import reasoning
+from evals.models import count_parameters
 from evals.records import load_run
 from evals.runner import Crew, RunnerKind
 from evals.scaling.cells import (
@@ -188,15 +188,3 @@ def parameters_of(model: str, scorer: str | None) -> Parameters:
         count_parameters(folder_of(model, "lm")),
         None if scorer is None else count_parameters(judge),
     )
-
-
-def count_parameters(name: str | Path) -> int | None:
-    """Of a model in the hub's format; None where its configuration cannot be had or built, as for
-    a model behind a server."""
-    import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-
-    for family in (AutoModelForCausalLM, AutoModel):
-        with contextlib.suppress(ValueError, OSError), torch.device("meta"):
-            return int(family.from_config(AutoConfig.from_pretrained(name)).num_parameters())
-    return None

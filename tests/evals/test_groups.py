@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from evals import reasoning
-from evals.reasoning import Loaded, evaluate, in_threads, share_card
+from evals import models, reasoning
+from evals.models import Loaded, share_card
+from evals.reasoning import evaluate, in_threads
 from evals.records import FAILURES
 from reasoning.engines import EngineError, ScriptedEngine, Shared, failure, load_engine
 from reasoning.strategies import best_of_n, mcts, tree_of_thoughts
@@ -35,7 +36,7 @@ def answer(data, tmp_path, monkeypatch):
     """Evaluate with an engine of ours; records by id, without times."""
 
     def answer(engine: Any, out: str, **options: Any) -> dict[str, dict[str, Any]]:
-        monkeypatch.setattr(reasoning, "load_engine", lambda *_: engine)
+        monkeypatch.setattr(reasoning, "load_lm", lambda _: engine)
         given = {"strategy": best_of_n(n=3), "group": 5, "say": lambda line: None} | options
         evaluate(task="gsm8k", data=str(data), out=tmp_path / out, **given)
         return {r["id"]: timeless(r) for r in records_of(tmp_path / out)}
@@ -170,14 +171,23 @@ def test_an_error_stops_what_has_not_begun_and_keeps_what_had():
 # ------------------------------------------------------------------------------ two models
 
 
-def test_two_models_on_one_card_leave_each_other_room():
-    lm, scorer = Loaded("a", "vllm", {"max_batch": 3}), Loaded("b", "vllm", {})
-    one, other = share_card(lm, scorer)
-    shares = [which.options["gpu_memory_utilization"] for which in (one, other)]
-    assert sum(shares) < 0.9 and one.options["max_batch"] == 3
-    said = scorer._replace(options={"gpu_memory_utilization": 0.2})
-    assert share_card(lm, said)[1] == said
-    here = Loaded("c", "transformers", {})
+def test_two_models_on_one_card_leave_each_other_room(monkeypatch):
+    sizes = {"small": 1.5e9, "large": 7.6e9}
+    monkeypatch.setattr(models, "count_parameters", lambda name: sizes.get(str(name)))
+    small, large = Loaded("small", "vllm", {"max_batch": 3}), Loaded("large", "vllm", {})
+    for lm, scorer in ((small, large), (large, small)):
+        shared = share_card(lm, scorer)
+        for before, after in zip((lm, scorer), shared, strict=True):
+            room = 24e9 * after.options["gpu_memory_utilization"]  # of the smallest cards in use
+            assert room > 2 * sizes[before.name] + 1e9
+            assert after.options.items() >= before.options.items()
+        assert sum(one.options["gpu_memory_utilization"] for one in shared) == pytest.approx(0.9)
+    unknown = share_card(small, Loaded("elsewhere", "vllm", {}))
+    assert [one.options["gpu_memory_utilization"] for one in unknown] == [0.45, 0.45]
+    said = large._replace(options={"gpu_memory_utilization": 0.2})
+    assert share_card(small, said)[1] == said
+    here = Loaded("large", "transformers", {})
     assert share_card(here, here) == (here, here)
+    assert share_card(small, here)[1] == here
     judge = Loaded("critique", "vllm", {})
-    assert share_card(lm, judge) == (lm, judge), "the model judges itself: there is no other"
+    assert share_card(small, judge) == (small, judge), "the model judges itself: there is no other"

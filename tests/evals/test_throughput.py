@@ -49,7 +49,7 @@ class Ticking(ScriptedEngine):
 def measure(monkeypatch):
     def measure(strategy, **options):
         engine = Ticking()
-        monkeypatch.setattr(module, "load_engine", lambda *_: engine)
+        monkeypatch.setattr(module, "load_lm", lambda _: engine)
         problems = [Problem(q, q, "0") for q in QUESTIONS]
         monkeypatch.setattr(Generated, "load", lambda *_, **__: problems)
         monkeypatch.setattr(module, "time", engine)

@@ -1,0 +1,87 @@
+"""The models of a run: what is loaded, how large it is, and how two of them share a card."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from reasoning.embedded import folder_of
+from reasoning.engines import Engine, EngineKind, load_engine
+from reasoning.scorers import JUDGES, ReadingScorer, load_prm
+
+CARD = 0.9  # of a card's memory, taken by both models together
+CACHE = 2e9  # bytes that a model is to have besides its weights, at the least
+
+
+class Loaded(NamedTuple):
+    """A model and what runs it."""
+
+    name: str
+    engine: EngineKind
+    options: Mapping[str, Any]
+
+
+def side_by_side(
+    model: str,
+    engine: EngineKind,
+    engine_options: Mapping[str, Any] | None,
+    scorer: str | None,
+    scorer_engine: EngineKind | None,
+    scorer_options: Mapping[str, Any] | None,
+) -> tuple[Loaded, Loaded | None]:
+    """The language model and its scorer, where there is one, with room for each other."""
+    lm = Loaded(model, engine, dict(engine_options or {}))
+    if scorer is None:
+        return lm, None
+    beside = scorer_engine or ("vllm" if engine == "vllm" else "transformers")
+    return share_card(lm, Loaded(scorer, beside, dict(scorer_options or {})))
+
+
+def share_card(lm: Loaded, scorer: Loaded) -> tuple[Loaded, Loaded]:
+    """The same two, each of which leaves the other room in the memory of a graphics card.
+
+    vLLM takes nine tenths of it, however small its model. Here each gets a share in proportion to
+    its weights, at two bytes a parameter, and `CACHE`; equal ones where a size is not known.
+    Whoever knows better says so by `gpu_memory_utilization` in the options.
+    """
+    if scorer.name in JUDGES or "vllm" not in (lm.engine, scorer.engine):
+        return lm, scorer
+    sizes = [
+        count_parameters(folder_of(lm.name, "lm")),
+        count_parameters(folder_of(scorer.name, "scorer")),
+    ]
+    needs = [1.0 if None in sizes else CACHE + 2 * (size or 0) for size in sizes]
+    one, other = (
+        which._replace(
+            options={"gpu_memory_utilization": CARD * need / sum(needs), **which.options}
+        )
+        if which.engine == "vllm"
+        else which
+        for which, need in zip((lm, scorer), needs, strict=True)
+    )
+    return one, other
+
+
+def load_lm(lm: Loaded) -> Engine:
+    """The engine of a language model; `embedded` is the package's own. Raises what `load_engine`
+    raises."""
+    return load_engine(folder_of(lm.name, "lm"), lm.engine, lm.options)
+
+
+def load_scorer(scorer: Loaded) -> ReadingScorer:
+    """A reward model; `embedded` is the package's own. Raises what `load_prm` raises."""
+    return load_prm(folder_of(scorer.name, "scorer"), scorer.engine, scorer.options)
+
+
+def count_parameters(name: str | Path) -> int | None:
+    """Of a model in the hub's format; None where its configuration cannot be had or built, as for
+    a model behind a server."""
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    for family in (AutoModelForCausalLM, AutoModel):
+        with contextlib.suppress(ValueError, OSError), torch.device("meta"):
+            return int(family.from_config(AutoConfig.from_pretrained(name)).num_parameters())
+    return None
