@@ -72,7 +72,7 @@ class Search(NamedTuple):
             engines = [lm]
             judge: Scorer | None = None
             if self.scorer is not None and self.scorer.name in JUDGES:
-                judge = make_judge(self.scorer.name, cast(Engine, lm))
+                judge = make_judge(self.scorer.name, cast(Engine, lm), self.scorer.options)
             elif self.scorer is not None:
                 judge = load_scorer(self.scorer)
                 engines.append(Noted(judge.engine))
@@ -150,6 +150,8 @@ def throughput(
     scorer: str | None = None,
     engine: EngineKind = "transformers",
     engine_options: Mapping[str, Any] | None = None,
+    scorer_engine: EngineKind | None = None,
+    scorer_options: Mapping[str, Any] | None = None,
     task: str = "generated",
     data: str | None = None,
     limit: int = 64,
@@ -169,9 +171,8 @@ def throughput(
     """Measure and return the medians over the rounds.
 
     Args:
-        strategy, model, scorer, engine, engine_options, task, data, max_tokens: see
-            `evals.reasoning`; the scorer runs on the same kind of engine with the same options, a
-            judge on the model's.
+        strategy, model, scorer, engine, engine_options, scorer_engine, scorer_options, task, data,
+            max_tokens: see `evals.reasoning`.
         limit: problems answered at once.
         groups: groups they are divided into, each a thread.
         alone: problems, evenly spread among them, answered one at a time.
@@ -193,8 +194,7 @@ def throughput(
     problems = kind.load(data=data, limit=limit)
     if len(problems) < workers:
         raise ValueError(f"{workers} workers need as many problems, and there are {len(problems)}")
-    judge_options = None if scorer in JUDGES else engine_options
-    models = side_by_side(model, engine, engine_options, scorer, engine, judge_options)
+    models = side_by_side(model, engine, engine_options, scorer, scorer_engine, scorer_options)
     shares = [
         Share(Search(strategy, *models, kind, max_tokens), groups, seed + number)
         for number in range(rounds)
