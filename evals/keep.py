@@ -138,9 +138,11 @@ def _recorded(folder: Path) -> dict[str, Any]:
     if not machines:
         return {}
     noted = machines[-1]
-    words = [f"{noted.pop('cores', '?')} x {noted.pop('processor', '?')}"]
-    words += [str(gpu) for gpu in [noted.pop("GPU", "none")] if gpu != "none"]
-    versions = {name: noted[name] for name in ("Python", *PACKAGES) if name in noted}
+    words = [f"{noted.get('cores', '?')} x {noted.get('processor', '?')}"]
+    words += [str(gpu) for gpu in [noted.get("GPU", "none")] if gpu != "none"]
+    words += [str(noted["system"]).partition("-")[0]] if "system" in noted else []
+    words += [f"Python {noted['Python']}"] if "Python" in noted else []
+    versions = {name: noted[name] for name in PACKAGES if name in noted}
     return {"machine": ", ".join(words), "versions": versions, "commit": noted.get("commit")}
 
 

@@ -41,7 +41,7 @@ def test_what_is_kept_of_a_training_run_is_read_back(tmp_path):
         writer.writerow([1000, 500, "", 3.5, 0.25])
         writer.writerow([2000, 1000, 123.45678, 7200, 0.125])
     noted = [{"from frame": 0, "processor": "EPYC", "cores": 2, "GPU": "none", "torch": "9.9"}]
-    noted[0]["commit"] = "abc1234"
+    noted[0] |= {"commit": "abc1234", "system": "Linux-6.1-x86_64", "Python": "3.11.7"}
     (folder / "machine.json").write_text(json.dumps(noted))
     path = keep(run=folder, records=tmp_path / "kept", say=lambda line: None)
     assert path == tmp_path / "kept" / ENV / "tdmpc2-3.csv"
@@ -51,7 +51,8 @@ def test_what_is_kept_of_a_training_run_is_read_back(tmp_path):
     assert kept.evaluations == [(2000, 123.457)]
     assert (kept.about["action_repeat"], kept.about["hours"]) == (2, 2.0)
     assert kept.about["arguments"] == arguments
-    assert (kept.about["machine"], kept.about["versions"]) == ("2 x EPYC", {"torch": "9.9"})
+    assert kept.about["machine"] == "2 x EPYC, Linux, Python 3.11.7"
+    assert kept.about["versions"] == {"torch": "9.9"}
     assert kept.about["commit"] == "abc1234"
 
 
