@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import torch
 from datasets import Dataset
 
 from reasoning.tasks import generate_problems
@@ -31,8 +32,10 @@ configs:
 
 def save_hub(root: Path, models: list[str], reward_model: str, problems: str) -> None:
     """Folders as `serve_hub` takes them: language models, a reward model and problems by name."""
-    for name in models:
-        save_qwen(root / "models" / name)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for name in models:
+            save_qwen(root / "models" / name)
     save_prm("qwen_prm", root / "made").rename(root / "models" / reward_model)
     folder = root / "datasets" / problems
     (folder / "main").mkdir(parents=True)

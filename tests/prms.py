@@ -108,7 +108,7 @@ def save_qwen(folder: Path, *, bos: str | None = None) -> Path:
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<extra_0>"]
     tokenizer = _byte_tokenizer(specials, QWEN, bos=bos, eos=specials[2])
     model = Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), eos_token_id=2, **SIZES))
-    model.generation_config.eos_token_id = [2, *range(10, len(tokenizer), 25)]
+    model.generation_config.eos_token_id = [2, *range(10, len(tokenizer), 8)]
     return _saved(model, tokenizer, folder)
 
 

@@ -16,7 +16,7 @@ from tests.evals.commands import ROOT, records_of
 from tests.hub import save_hub, serve_hub
 
 README = (ROOT / "README.md").read_text().replace("\\\n", " ")
-SMALL = ["limit=2", "max_tokens=24"]
+SMALL = ["limit=2", "max_tokens=40"]
 
 
 def command(module: str) -> list[str]:

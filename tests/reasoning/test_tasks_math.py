@@ -217,7 +217,7 @@ def test_a_run_goes_on_where_an_answer_cannot_be_graded(write, tmp_path, monkeyp
     def script(text: str) -> list[tuple[str, float]]:
         return [(rf"\boxed{{{TOWER if 'A?' in text else 6}}}" + "\0", 1.0)]
 
-    monkeypatch.setattr(reasoning, "load_engine", lambda *_: ScriptedEngine(script))
+    monkeypatch.setattr(reasoning, "load_lm", lambda _: ScriptedEngine(script))
     monkeypatch.setattr(verifier(), "seconds", 0.5)
     verifier().close()
     summary = evaluate(
@@ -544,7 +544,7 @@ def test_a_run_shows_the_examples_and_says_what_it_was(name, worked, tmp_path, m
         seen.append(text)
         return [("24\0", 1.0)]
 
-    monkeypatch.setattr(reasoning, "load_engine", lambda *_: ScriptedEngine(script))
+    monkeypatch.setattr(reasoning, "load_lm", lambda _: ScriptedEngine(script))
     data, train = worked(name)
     given = {"strategy": best_of_n(n=2), "out": tmp_path / "run", "say": lambda line: None}
     evaluate(task=name, data=data, shots=1, shots_data=train, **given)
@@ -569,7 +569,7 @@ def test_the_task_of_the_documents_is_answered_with_examples(tmp_path, monkeypat
         word = text.rpartition("Question: ")[2].partition("\n")[0]
         return [(f"#### {word[::-1].upper()}\nand so on\0", 2.0), (f"#### {word}\0", 1.0)]
 
-    monkeypatch.setattr(reasoning, "load_engine", lambda *_: ScriptedEngine(script))
+    monkeypatch.setattr(reasoning, "load_lm", lambda _: ScriptedEngine(script))
     strategy = self_consistency(n=25)
     summary = evaluate(
         task="words:REVERSING", strategy=strategy, shots=2, limit=3, out=tmp_path / "run"
