@@ -16,6 +16,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from evals.kept import RECORDS, Mark, Training, read_marks, read_trainings
 from evals.records import write_atomically
 from evals.report import Cell, Section, Table, document, print_table, write_report
@@ -25,6 +27,7 @@ from mbrl_core.viewer.charts import Baseline, Curve, LineChart
 PUBLISHED = Path(__file__).with_name("published.csv")
 NEAR = 0.025  # an evaluation counts for a number of frames if it is off by this share at most
 GOAL = "tdmpc2"  # the published method that ours are measured against
+MODEL_FREE = "sb3_sac"  # our agent that learns no model, which those that do are measured against
 OPENING, CLOSING = "<!-- references -->", "<!-- /references -->"
 NOT_LEARNT_FROM = (
     "seed", "compiled", "device", "eval_frames", "eval_episodes", "log_frames", "nan",
@@ -108,6 +111,8 @@ def references(
         raise ValueError(f"no run below {records} was evaluated at frames={list(frames)}")
     notes += [f"No run was evaluated at {n:,} frames." for n in frames if n not in compared]
     sections = [_compared(n, ours, published, marks) for n in compared]
+    if (learning := _beside_model_free(ours)) is not None:
+        sections.append(learning)
     details = [_runs(ours), _sources(published, {group.task for group in ours})]
     sections.append(Section("Runs and sources", "\n\n".join(notes), tables=details))
     for section in sections:
@@ -307,9 +312,41 @@ def _verdict(by_seed: dict[int, float], goal: Published | None) -> str | None:
     values = list(by_seed.values())
     if len(values) < 2 or goal.std is None or (goal.seeds or 0) < 2:
         return f"{t_interval(values).mean - goal.mean:+.1f}"
-    found = welch_interval(values, goal.mean, goal.std, goal.seeds or 0)
+    return _worded(welch_interval(values, goal.mean, goal.std, goal.seeds or 0))
+
+
+def _worded(found: Estimate) -> str:
     word = "ahead" if found.low > 0 else "behind" if found.high < 0 else "level"
     return f"{found.mean:+.1f} [{_short(found.low)}, {_short(found.high)}]: {word}"
+
+
+def _beside_model_free(ours: Sequence[Ours]) -> Section | None:
+    """How far our agents are above the one without a model at each of its evaluations, by task;
+    None where it has no seeds to compare with."""
+    rows: list[list[Cell]] = []
+    for free in ours:
+        if free.agent != MODEL_FREE or len(free.runs) < 2:
+            continue
+        for frames, _ in free.runs[0].evaluations:
+            theirs = list(free.at(frames).values())
+            for group in ours:
+                own = list(group.at(frames).values())
+                if group is free or group.env != free.env or min(len(own), len(theirs)) < 2:
+                    continue
+                mean, spread = float(np.mean(theirs)), float(np.std(theirs, ddof=1))
+                found = welch_interval(own, mean, spread, len(theirs))
+                means = _short(found.mean + mean), _short(mean)
+                rows.append([free.env, group.agent, f"{frames:,.0f}", *means, _worded(found)])
+    if not rows:
+        return None
+    rows.sort(key=lambda row: row[:2])
+    columns = ["task", "agent", "frames", "mean", f"mean of {MODEL_FREE}", "difference"]
+    return Section(
+        f"While learning, beside {MODEL_FREE}",
+        "Means over seeds at each evaluation, and the difference with Welch's 95% interval, its "
+        "degrees of freedom rounded down.",
+        tables=[Table(columns, rows)],
+    )
 
 
 def _runs(ours: Sequence[Ours]) -> Table:

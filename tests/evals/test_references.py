@@ -171,6 +171,25 @@ def test_the_table_shows_seeds_intervals_marks_and_misses_as_they_are(tmp_path):
     assert page.count("<figure") == 3 and "tdmpc2, ours" in page and "sac, published" in page
 
 
+def test_agents_are_set_beside_the_one_without_a_model_where_both_have_seeds(tmp_path):
+    records = tmp_path / "kept"
+    for seed, value in enumerate((100.0, 110.0, 120.0)):
+        write_training(records, run("sb3_sac", seed, {20_000: value, 100_000: 840.0}))
+        write_training(records, run("mbpo", seed, {20_000: value + 700, 100_000: 840.0}))
+    write_training(records, run("pets", 0, {20_000: 800.0, 100_000: 900.0}))
+    write_training(records, run("mbpo", 0, {100_000: 1.0}, env="dmc/walker-walk"))
+    text = table(tmp_path, records)
+    start = text.index("### While learning, beside sb3_sac")
+    rows = [line for line in text[start:].split("###")[1].splitlines() if ENV in line]
+    # standard errors of 10 / sqrt 3 on either side, four degrees of freedom
+    half = 2.776 * (2 * 100 / 3) ** 0.5
+    assert rows == [
+        f"| {ENV} | mbpo | 20,000 | 810.0 | 110.0 | +700.0 [{700 - half:.1f}, {700 + half:.1f}]: "
+        "ahead |",
+        f"| {ENV} | mbpo | 100,000 | 840.0 | 840.0 | +0.0 [0.0, 0.0]: level |",
+    ]
+
+
 def test_published_means_are_those_that_the_goal_names():
     with PUBLISHED.open() as file:
         rows = {
