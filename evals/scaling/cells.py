@@ -251,7 +251,8 @@ where so few do not pay for a step."""
 
 
 def unit_of(records: Sequence[Record], separator: Separator = "newline") -> Unit:
-    """What a whole solution takes, measured on a run of whole samples.
+    """What a whole solution takes, measured on a run of whole samples: a node and a token at the
+    least, so that each size has limits of its own also where most samples are empty.
 
     Raises ValueError where nothing was answered.
     """
@@ -260,7 +261,8 @@ def unit_of(records: Sequence[Record], separator: Separator = "newline") -> Unit
         raise ValueError("no problem was answered: there is nothing to measure a solution on")
     ends = SEPARATORS[separator]
     steps = sum(bool(s.strip()) for sample in samples for s in sample["text"].split(ends))
-    return Unit(steps / len(samples), sum(r["tokens"] for r in records) / len(samples))
+    tokens = sum(record["tokens"] for record in records)
+    return Unit(max(1.0, steps / len(samples)), max(1.0, tokens / len(samples)))
 
 
 def option_text(name: str, value: Any) -> str:

@@ -486,6 +486,12 @@ def test_a_killed_sweep_goes_on_and_its_page_needs_no_model(model, tmp_path, mon
     assert "nowhere holds no sweep" in capsys.readouterr().err
 
 
+def test_samples_that_are_mostly_empty_leave_each_size_limits_of_its_own():
+    empty = [{"samples": [{"text": ""}, {"text": ""}, {"text": "a\n"}], "tokens": 2}]
+    cells = tree_cells(list(TREES), (1, 2, 4), ["nodes", "tokens"], unit_of(empty), print)
+    assert len({cell.name for cell in cells}) == len(cells) > 0
+
+
 def test_small_sizes_do_not_stop_a_sweep(model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
