@@ -9,22 +9,18 @@ published results is made of: `evals.references`.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from configs.machine import commit
 from control import checkpoints
 from control.arguments import differences
-from control.machine import read_machines
+from control.machine import describe_machine, read_machines
 from control.metrics import COLUMNS, read_rows
 from control.world_model import KIND as WORLD_MODEL
-from evals.bench.command import machine
 from evals.kept import (
     RECORDS,
     Mark,
@@ -106,7 +102,7 @@ def _training(folder: Path, agent: str) -> Training:
         "action_repeat": round(last["frames"] / last["decisions"]),
         "parameters": _parameters(folder / "model.pt"),
         "hours": round(last["seconds"] / 3600, 2),
-        **(_recorded(folder) or _present()),
+        **_made_by((read_machines(folder) or [describe_machine()])[-1]),  # those of its end
         "arguments": arguments,
     }
     return Training(env, agent, seed, about, rows)
@@ -119,7 +115,8 @@ def _mark(folder: Path, name: str) -> Mark:
     if "env" not in arguments or any("return" not in record for record in records):
         raise ValueError(f"{folder} holds a run of something else than evals.control")
     records.sort(key=lambda record: record["id"])
-    about = {**_present(), "arguments": arguments}
+    # This machine: an evaluation should be kept where it was made.
+    about = {**_made_by(describe_machine()), "arguments": arguments}
     return Mark(arguments["env"], name, about, [record["return"] for record in records])
 
 
@@ -131,28 +128,14 @@ def _parameters(path: Path) -> int | None:
     return sum(w.numel() for w in weights if isinstance(w, torch.Tensor) and w.is_floating_point())
 
 
-def _recorded(folder: Path) -> dict[str, Any]:
-    """The machine, versions and commit that a training run noted; where it moved, those of its
-    end."""
-    machines = read_machines(folder)
-    if not machines:
-        return {}
-    noted = machines[-1]
+def _made_by(noted: Mapping[str, Any]) -> dict[str, Any]:
+    """The machine in words, the versions and the commit, of what `describe_machine` tells."""
     words = [f"{noted.get('cores', '?')} x {noted.get('processor', '?')}"]
     words += [str(gpu) for gpu in [noted.get("GPU", "none")] if gpu != "none"]
     words += [str(noted["system"]).partition("-")[0]] if "system" in noted else []
     words += [f"Python {noted['Python']}"] if "Python" in noted else []
     versions = {name: noted[name] for name in PACKAGES if name in noted}
     return {"machine": ", ".join(words), "versions": versions, "commit": noted.get("commit")}
-
-
-def _present() -> dict[str, Any]:
-    """This machine, its versions and commit: an evaluation should be kept where it was made."""
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return {"machine": machine(), "versions": versions, "commit": commit()}
 
 
 if __name__ == "__main__":

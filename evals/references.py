@@ -14,9 +14,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from evals.kept import RECORDS, Mark, Training, read_marks, read_trainings
 from evals.records import write_atomically
@@ -333,9 +332,8 @@ def _beside_model_free(ours: Sequence[Ours]) -> Section | None:
                 own = list(group.at(frames).values())
                 if group is free or group.env != free.env or min(len(own), len(theirs)) < 2:
                     continue
-                mean, spread = float(np.mean(theirs)), float(np.std(theirs, ddof=1))
-                found = welch_interval(own, mean, spread, len(theirs))
-                means = _short(found.mean + mean), _short(mean)
+                found = welch_interval(own, mean(theirs), stdev(theirs), len(theirs))
+                means = _short(mean(own)), _short(mean(theirs))
                 rows.append([free.env, group.agent, f"{frames:,.0f}", *means, _worded(found)])
     if not rows:
         return None
