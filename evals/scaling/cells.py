@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.cli import UsageError, call
+from configs.options import quoted
 from evals.records import SUMMARY, check_format, load_run, write_atomically
 from evals.scaling.curves import SOFT, SPENT, Parameters, Record
 from reasoning.rap_forms import Operations, Questions
@@ -280,7 +281,7 @@ def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(_text, value)) + "]"
     if isinstance(value, str | Path):
-        return "'" + str(value).replace("'", "\\'") + "'"
+        return quoted(str(value))
     return str(value)
 
 
