@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from control.envs import VectorEnv, make_env
 from mbrl_core import draws
@@ -41,7 +41,7 @@ def gym_dynamics(
     )
 
 
-class TabularDynamics:
+class TabularDynamics(nn.Module):
     """A finite Markov decision process: states [R] and actions [R] are int64 numbers.
 
     Attributes, for S states, A actions and at most K outcomes of each:
@@ -52,9 +52,14 @@ class TabularDynamics:
     """
 
     terminates = True
+    probability: Tensor
+    next_state: Tensor
+    reward: Tensor
+    ended: Tensor
 
     def __init__(self, table: Table, action_repeat: int = 1, discount: float = 1.0) -> None:
         """Raises ValueError where the probabilities of a state and action do not sum to 1."""
+        super().__init__()
         number = len(table[0])
         self.action_space = Discrete(number)
         self.action_repeat = action_repeat
@@ -68,8 +73,10 @@ class TabularDynamics:
             for i in range(4)
         )
         probability, next_state, reward, ended = map(torch.from_numpy, fields)
-        self.probability = probability.double()
-        self.next_state, self.reward, self.ended = next_state, reward.double(), ended.bool()
+        self.register_buffer("probability", probability.double())
+        self.register_buffer("next_state", next_state)
+        self.register_buffer("reward", reward.double())
+        self.register_buffer("ended", ended.bool())
         if not torch.allclose(self.probability.sum(2), torch.ones(()).double()):
             raise ValueError("the probabilities of each state and action must sum to 1")
 
@@ -82,13 +89,13 @@ class TabularDynamics:
 
         Rewards come in single precision, in which planners compute where states are whole numbers.
         """
-        reward = torch.zeros(len(state), dtype=torch.float64)
-        alive = torch.ones(len(state), dtype=torch.bool)
+        reward = self.reward.new_zeros(len(state))
+        alive = torch.ones_like(state, dtype=torch.bool)
         for _ in range(self.action_repeat):
             chances = self.probability[state, action]
             drawn = draws.uniform(rng, len(state)).double().unsqueeze(1)
             # A drawn number in [0, 1) can reach a sum that rounding left below 1.
-            last = (chances > 0).long().mul(torch.arange(chances.shape[1])).amax(1)
+            last = chances.shape[1] - 1 - (chances.flip(1) > 0).long().argmax(1)
             which = (state, action, (drawn >= chances.cumsum(1)).sum(1).minimum(last))
             reward += torch.where(alive, self.reward[which], 0)
             state = torch.where(alive, self.next_state[which], state)

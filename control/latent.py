@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -359,8 +360,10 @@ class LatentModel:
     def _tasks(self, rows: int) -> Tensor | None:
         return None if self.task is None else self.task.expand(rows)
 
-    def _precision(self, state: Tensor) -> torch.autocast:
-        return torch.autocast(state.device.type, torch.bfloat16, enabled=self.half_precision)
+    def _precision(self, state: Tensor) -> AbstractContextManager[object]:
+        if not self.half_precision:
+            return nullcontext()
+        return torch.autocast(state.device.type, torch.bfloat16)
 
     def _unit(self, action: Tensor) -> Tensor:
         """Actions of the environment as the networks take them, [R, A]."""

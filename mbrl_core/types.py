@@ -253,7 +253,7 @@ class Plan(NamedTuple):
         Tensor  # [B] bool; False where no candidate had a finite return and a fallback is returned
     )
     then: Sequence[Rows] = ()  # the actions after `action`, B rows each; empty after a tree search
-    node: Tensor | None = None  # [B] of a `Tree`: where the plan ends, or a rollout goes on from
+    node: Tensor | None = None  # [B] of a `Tree`, where it lies: the end, or a rollout's start
 
 
 class Event(NamedTuple):

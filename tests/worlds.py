@@ -56,7 +56,8 @@ class TensorGarden:
 
     def propose(self, state: Tensor, num: int, *, rng: Rng) -> Proposal:
         gate, depth, code = state.unbind(1)
-        logits = -((code.unsqueeze(1) + gate.unsqueeze(1) + torch.arange(3)) % 3) / 2
+        moves = torch.arange(3, device=state.device)
+        logits = -((code.unsqueeze(1) + gate.unsqueeze(1) + moves) % 3) / 2
         logits[:, 2] = torch.where((code + depth) % 4 == 3, -torch.inf, logits[:, 2])
         wishes = logits + draws.uniform(rng, len(state), 3)
         order = torch.sort(wishes, dim=1, descending=True, stable=True).indices[:, :num]
@@ -260,7 +261,7 @@ class Nudges:
 
     def propose(self, state: Tensor, num: int, *, rng: Rng) -> Proposal:
         unit = draws.uniform(rng, len(state) * num, 1).double()
-        return Proposal(unit * 1.5 - 1, torch.zeros((len(state), num)))
+        return Proposal(unit * 1.5 - 1, unit.new_zeros((len(state), num), dtype=torch.float32))
 
 
 class Quadratic:

@@ -214,7 +214,7 @@ class MCTS:
             trace=grove.tree(weights, played),
             cost=world.cost(),
             valid=found.to(world.device),
-            node=ending.node.to(world.device),
+            node=ending.node,  # lies with the tree, on the CPU
         )
         return plan, grove.remember(ending.child) if self.reuse else None
 
