@@ -145,18 +145,20 @@ def tree_of_thoughts(
     depth: int = 12,
     temperature: float = 1.0,
     unit: Unit = "step",
+    root_expand: int | None = None,
 ) -> Strategy:
     """Beam search over steps by score (Yao et al. 2023, breadth first): of `expand` sampled steps,
-    or, where `unit` is `list`, of the first `expand` that the model lists when it is asked to."""
-    planner = BeamSearch(width=width, expand=expand, depth=depth)
+    or, where `unit` is `list`, of the first `expand` that the model lists when it is asked to. Of
+    first steps there are `root_expand`, see `BeamSearch`."""
+    planner = BeamSearch(width=width, expand=expand, depth=depth, root_expand=root_expand)
     return Strategy(planner=planner, unit=unit, temperature=temperature, merge=True)
 
 
 def dvts(width: int = 4, expand: int = 4, depth: int = 12, temperature: float = 1.0) -> Strategy:
     """Diverse verifier tree search (Beeching et al. 2024): `width` subtrees, each followed along
-    its best step."""
+    its best step. Equal steps are not merged: each subtree has draws of its own."""
     planner = BeamSearch(width=width, expand=expand, depth=depth, groups=width)
-    return Strategy(planner=planner, unit="step", temperature=temperature, merge=True)
+    return Strategy(planner=planner, unit="step", temperature=temperature)
 
 
 def lookahead(
@@ -165,6 +167,7 @@ def lookahead(
     ahead: int = 2,
     depth: int = 12,
     temperature: float = 1.0,
+    root_expand: int | None = None,
 ) -> Strategy:
     """Lookahead search (Snell et al. 2024, section 5.2): a beam in which a step is judged by the
     score that it leads to, `ahead` greedy steps later; 0 of them is `tree_of_thoughts`."""
@@ -172,6 +175,7 @@ def lookahead(
         width=width,
         expand=expand,
         depth=depth,
+        root_expand=root_expand,
         rollouts=min(ahead, 1),
         rollout_depth=max(ahead, 1),
     )

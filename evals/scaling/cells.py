@@ -154,12 +154,21 @@ def tree_cells(
     return cells
 
 
-def _beam(file: str) -> Options:
+def _beams(file: str) -> Options:
     """`size` partial solutions at every depth, four of each parent (Snell et al. 2024)."""
 
     def options(size: int, nodes: int) -> tuple[str, ...]:
         shape = f"strategy.width={max(1, size // 4)}", f"strategy.expand={min(4, size)}"
         return (f"strategy={file}", *shape, "strategy.depth=24")
+
+    return options
+
+
+def _beam(file: str) -> Options:
+    """One beam, in which all compete: the question is asked for `size` first steps, too."""
+
+    def options(size: int, nodes: int) -> tuple[str, ...]:
+        return (*(_beams(file)(size, nodes) or ()), f"strategy.root_expand={size}")
 
     return options
 
@@ -235,7 +244,7 @@ def _particles(size: int, nodes: int) -> tuple[str, ...]:
 
 TREES: dict[str, Options] = {
     "tree_of_thoughts": _beam("tree_of_thoughts"),
-    "dvts": _beam("dvts"),
+    "dvts": _beams("dvts"),
     "tree_of_thoughts_dfs": _depth_first,
     "particle_filter": _particles,
     "mcts": _mcts("puct"),

@@ -24,10 +24,12 @@ class BeamSearch:
     value is read as a potential (the return expected from here), never summed along the path. An
     ended node stays in the beam with the score it has. Equal scores keep their order: first by
     parent, then by candidate. Over text this is Tree of Thoughts, breadth first (Yao et al. 2023,
-    algorithm 1). `depth` counts model steps; `reduce` chooses among the last beam.
+    algorithm 1). `depth` counts model steps; `reduce` chooses among the last beam. The root may be
+    asked for more than other nodes, `root_expand`: with `width * expand` there are as many
+    candidates at the first level as at any other (Snell et al. 2024, section 5.2).
 
-    With `groups` the beam is that many separate beams of `width / groups` places: the root's
-    `groups * expand` candidates are dealt out to them in turn, and from then on a node competes
+    With `groups` the beam is that many separate beams of `width / groups` places: of the root each
+    is dealt `expand` candidates (or `root_expand`), in turn, and from then on a node competes
     within its group alone; a group that is dealt none, where the policy proposes fewer, stays
     empty. With one place a group this is diverse verifier tree search (Beeching et al. 2024,
     "Scaling test-time compute with open models").
@@ -42,6 +44,7 @@ class BeamSearch:
     expand: int
     depth: int
     groups: int = 1
+    root_expand: int | None = None
     reduce: Reducer = field(default_factory=Argmax)
     rollouts: int = 0
     rollout_depth: int = 1
@@ -49,6 +52,8 @@ class BeamSearch:
     def __post_init__(self) -> None:
         check_counts(self, "width", "expand", "depth", "groups", "rollout_depth")
         check_counts(self, "rollouts", least=0)
+        if self.root_expand is not None:
+            check_counts(self, "root_expand")
         if self.width % self.groups:
             raise ValueError(
                 f"BeamSearch.width must be a multiple of BeamSearch.groups, and {self.width} is "
@@ -72,7 +77,7 @@ class BeamSearch:
         """
         world = World("BeamSearch", model, state, rng=rng, budget=budget, needs=("policy",))
         ahead = self._ahead() if self.rollouts else None
-        forest = Forest(world, state, 1 + self.depth * self.width * self.expand, ahead)
+        forest = Forest(world, state, self._capacity(), ahead)
         everyone = torch.arange(world.roots, device=world.device).unsqueeze(1)
         beam = torch.zeros((world.roots, self.width), dtype=torch.int64, device=world.device)
         present = torch.zeros_like(beam, dtype=torch.bool)
@@ -84,8 +89,9 @@ class BeamSearch:
             growing = present & ~forest.ended[everyone, beam] & going
             if not bool(growing.any()):
                 break
-            shares = self._shares(world) if level == 0 else 1
-            pool, held = self._level(world, forest, beam, present, growing, shares)
+            each = self._root_expand(world) if level == 0 else self.expand
+            shares = self._shares(world, each) if level == 0 else 1
+            pool, held = self._level(world, forest, beam, present, growing, each, shares)
             score = torch.where(held, only_finite(forest.score((everyone, pool))), -torch.inf)
             beam, present, usable = self._keep(beam, present, pool, score)
             grows &= usable
@@ -100,16 +106,29 @@ class BeamSearch:
     def _ahead(self) -> Rollouts:
         return Rollouts(self.rollouts, self.rollout_depth)
 
+    def _root_expand(self, world: World) -> int:
+        """Candidates of the root for each group: more than of other nodes only if they are paid."""
+        if self.root_expand is None or world.budget.proposals is None:
+            return self.root_expand or self.expand
+        paid = world.budget.proposals // (1 + self._ahead().proposals(world))
+        return min(self.root_expand, max(self.expand, paid))
+
+    def _capacity(self) -> int:
+        """Nodes at most, the root with them."""
+        first = self.groups * (self.root_expand or self.expand)
+        return 1 + first + (self.depth - 1) * self.width * self.expand
+
     def _may_grow(self, world: World) -> Tensor:
         calls = 2 + (world.model.value is not None)
         if not world.calls_left(calls + (self._ahead().calls if self.rollouts else 0)):
             return torch.zeros(world.roots, dtype=torch.bool)
         return world.within_budget(steps=1 + self._ahead().steps, proposals=1)
 
-    def _shares(self, world: World) -> int:
-        """Among how many groups the root's candidates are dealt out: those that can be paid for."""
+    def _shares(self, world: World, each: int) -> int:
+        """Among how many groups the root's candidates are dealt out, `each` to one: those that can
+        be paid for."""
         limit = world.budget.proposals
-        each = self.expand * (1 + self._ahead().proposals(world))
+        each *= 1 + self._ahead().proposals(world)
         return self.groups if limit is None else min(self.groups, max(1, limit // each))
 
     def _level(
@@ -119,13 +138,15 @@ class BeamSearch:
         beam: Tensor,
         present: Tensor,
         growing: Tensor,
+        each: int,
         shares: int,
     ) -> tuple[Tensor, Tensor]:
         """Expand the growing places; all nodes [B, W*K] now competing, and which of these exist.
 
-        Candidate c of a node goes to the group that lies c % `shares` groups on from its own.
+        A node is asked for `shares` times K = `each` candidates; c goes to the group that lies
+        c % `shares` groups on from its own.
         """
-        wide, asked_for = (world.roots, self.width, self.expand), shares * self.expand
+        wide, asked_for = (world.roots, self.width, each), shares * each
         pool = torch.zeros(wide, dtype=torch.int64, device=world.device)
         held = torch.zeros(wide, dtype=torch.bool, device=world.device)
         pool[:, :, 0], held[:, :, 0] = beam, present & ~growing

@@ -37,6 +37,7 @@ seeds = st.integers(0, 10_000)
 few = settings(max_examples=15, deadline=None)
 PLANNERS: dict[str, Callable[[], Planner]] = {
     "beam": lambda: BeamSearch(width=2, expand=3, depth=DEPTH),
+    "wide": lambda: BeamSearch(width=2, expand=2, depth=DEPTH, root_expand=3),
     "dvts": lambda: BeamSearch(width=4, expand=2, depth=DEPTH, groups=2),
     "dfs": lambda: DepthFirstSearch(expand=3, depth=DEPTH, max_nodes=12),
     "pruning": lambda: DepthFirstSearch(expand=3, depth=DEPTH, max_nodes=12, prune_below=0.0),
@@ -98,6 +99,32 @@ def test_a_beam_keeps_the_first_of_the_best_at_every_level(seed: int, width: int
         kept = sorted(pool, key=lambda path: -world.score(path))[:width]
         nodes = event.data["beam"][0][event.data["present"][0]].tolist()
         assert [tree_of(plan).states[node] for node in nodes] == kept
+
+
+@given(seed=seeds, width=st.integers(1, 3))
+@few
+def test_the_root_alone_is_asked_for_more(seed: int, width: int) -> None:
+    world = RandomTree(seed, endings=0.0)
+    planner = BeamSearch(width=width, expand=2, depth=DEPTH, root_expand=3)
+    heard: list[Event] = []
+    plan, _ = planner(world.model(), [""], rng=generator(0), listen=heard.append)
+    kept = [""]
+    for event in heard:
+        asked = 2 if event.number else 3
+        pool = [path + a for path in kept for a, _ in world.options(path)[:asked]]
+        kept = sorted(pool, key=lambda path: -world.score(path))[:width]
+        nodes = event.data["beam"][0][event.data["present"][0]].tolist()
+        assert [tree_of(plan).states[node] for node in nodes] == kept
+
+
+def test_the_root_is_asked_for_as_many_as_can_be_paid_for() -> None:
+    planner = BeamSearch(width=1, expand=1, depth=1, root_expand=3)
+    for limit, made in ((1, 1), (2, 2), (9, 3)):
+        budget = Budget(proposals=limit)
+        plan, _ = planner(RandomTree(1).model(), [""], rng=generator(0), budget=budget)
+        assert int(tree_of(plan).size) == 1 + made
+    with pytest.raises(ValueError, match=r"BeamSearch\.root_expand must be a whole number"):
+        BeamSearch(width=1, expand=1, depth=1, root_expand=0)
 
 
 # Groups: diverse verifier tree search
