@@ -33,8 +33,9 @@ class Rap:
 
     A step earns useful^weight * confidence^(1 - weight): how much the sub-question helps (as its
     form has it), and the share of the most frequent among `answers` sampled answers to it, 1 where
-    it needs none. Rewards are summed, as in the published code; a value of unfinished states there
-    is not, so a search needs rollouts. In these the most useful of `choices` is taken.
+    it needs none. A whole solution is worth the mean over its steps, as in the published code for
+    such problems, and is paid at its end; a value of unfinished states there is not, so a search
+    needs rollouts. In these the most useful of `choices` is taken.
 
     form: what sub-questions are, and how their answers vote.
     depth: sub-questions at most; the last one of them is the problem itself. None: the form's own.
@@ -235,7 +236,10 @@ class RapWorld:
 
 
 def _reward(thought: Thought) -> float:
-    return -math.inf if thought.finish in ("cut", "failed") else thought.scores[-1]
+    """Of the step that led here."""
+    if thought.finish in ("cut", "failed"):
+        return -math.inf
+    return 0.0 if thought.finish == "open" else sum(thought.scores) / len(thought.scores)
 
 
 class _Text(NamedTuple):

@@ -310,8 +310,9 @@ def rap(
     (`operations`), see `reasoning.rap_forms`. `candidates` of them are proposed at each node,
     `depth` make a solution at most, by default what the form needs; `answers` and `weight` make the
     reward, see `reasoning.rap.Rap`. Every new node is played to the end by the most useful
-    sub-questions. `choose` takes, of the solutions met, the `best` by sum of rewards or the answer
-    with the highest sum of these. `shots` are worked examples of a dialogue: a `question` and its
+    sub-questions, and a node is worth the best of what was found below it. `choose` takes, of the
+    solutions met, the `best` by mean reward of its steps or the answer with the highest sum of
+    these. `shots` are worked examples of a dialogue: a `question` and its
     `exchanges`, pairs of a sub-question and an answer. A scorer is not asked.
     """
     world = Rap(
@@ -324,6 +325,7 @@ def rap(
         reduce=_chosen_by(choose),
         rollouts=1,
         rollout_depth=world.deepest,
+        backup="max",
     )
     return Strategy(planner=planner, unit="step", temperature=temperature, world=world)
 

@@ -224,7 +224,7 @@ def search_tree(
         going = make_moves(rules, moves[:, :made], states, options, moved, spent)
         called[turn, 1] |= made > 0
         called[turn, 2] |= going > 0
-        grow(nodes, edges, leaf, found, moved[0], moved[1], moved[2])
+        grow(search.best, nodes, edges, leaf, found, moved[0], moved[1], moved[2])
 
 
 def tell_priors(

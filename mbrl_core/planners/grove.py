@@ -149,7 +149,7 @@ class Grove:
         if asks:
             found, asks, made = self._answer(most, found, asks)
         moved = self._expand(made) if made else [self._nothing[:, 0]] * 3
-        self.loops.grow(self.nodes, self.edges, self._leaf, found, *moved)
+        self.loops.grow(self.search.best, self.nodes, self.edges, self._leaf, found, *moved)
         self._found = found
         return bool(found)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
 from mbrl_core import draws
-from mbrl_core.planners.common import check_counts, check_positive, warn_of_lost
+from mbrl_core.planners.common import check_choice, check_counts, check_positive, warn_of_lost
 from mbrl_core.planners.game import Game
 from mbrl_core.planners.playout import Rollouts
 from mbrl_core.planners.selection import PUCT, Gumbel, Search, Selection
@@ -59,6 +59,10 @@ class MCTS:
     action led to goes on in the tree below it, which is the carry, and adds `simulations`. A model
     that is a `Game` is searched without leaving compiled code.
 
+    A node is worth the mean of what was found at and below it or, with `backup` "max", the best of
+    it (Hao et al. 2023, arXiv:2305.14992, section 3.3), which is for worlds of one player without
+    chance nodes.
+
     With `reduce` the plan is chosen among the ended nodes that the search met and the futures that
     its rollouts played to the end, by their return: the best complete solution (`Argmax`) or the
     answer most of them give (`Vote`). Without, or where
@@ -83,8 +87,10 @@ class MCTS:
     leaves: int = 1
     reuse: bool = False
     temperature: float = 0.0
+    backup: Literal["mean", "max"] = "mean"
 
     def __post_init__(self) -> None:
+        check_choice(self, "backup", "mean", "max")
         check_counts(self, "simulations", "candidates", "leaves", "rollout_depth")
         if self.max_depth is not None:
             check_counts(self, "max_depth")
@@ -125,7 +131,7 @@ class MCTS:
         Raises BudgetError where the budget does not allow a single simulation. A root whose policy
         proposes nothing stays where it is, with `Plan.valid` False.
         """
-        games = self.reduce is None
+        games = self.reduce is None and self.backup == "mean"
         world = World("MCTS", model, state, rng=rng, budget=budget, needs=("policy",), games=games)
         grove = self._plant(world, state, carry)
         grove.ask_roots(self._affordable(world, 1) > 0)
@@ -154,7 +160,8 @@ class MCTS:
             world,
             state,
             Search(
-                *(self.selection, self.simulations, self.leaves, deepest, shown.scale, shown.power)
+                *(self.selection, self.simulations, self.leaves, deepest, shown.scale, shown.power),
+                best=self.backup == "max",
             ),
             candidates=self.candidates,
             rollouts=Rollouts(self.rollouts, self.rollout_depth) if self.rollouts else None,

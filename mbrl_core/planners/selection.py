@@ -463,6 +463,7 @@ class Search(NamedTuple):
     deepest: int  # nodes at this depth are not descended
     open_scale: float  # a node with n visits shows its ceil(scale * n**power) likeliest candidates
     open_power: float
+    best: bool  # a node is worth the best that was found below it, not the mean
 
 
 def walk(

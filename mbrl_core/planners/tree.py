@@ -31,7 +31,7 @@ def node_type(real: type[np.floating]) -> np.dtype:
             ("asked", np.int8),  # UNASKED, REQUESTED or OPEN
             ("ended", np.bool_),
             ("chance", np.bool_),  # nature chooses here
-            ("value", real),  # mean of what was found at and below the node
+            ("value", real),  # mean, or best, of what was found at and below the node
             ("raw_value", real),  # what was said when the node was made
             ("prior", real),  # of the edge into the node, as are the next two
             ("reward", real),
@@ -69,9 +69,16 @@ def start(nodes: Any, value: Any) -> None:
 
 
 def grow(
-    nodes: Any, edges: Any, leaf: Any, found: int, reward: Any, discount: Any, value: Any
+    best: bool,
+    nodes: Any,
+    edges: Any,
+    leaf: Any,
+    found: int,
+    reward: Any,
+    discount: Any,
+    value: Any,
 ) -> None:
-    """Make the new nodes of a round and back up all its leaves.
+    """Make the new nodes of a round and back up all its leaves, see `back_up`.
 
     `leaf` [4, found] holds the root, the node, its candidate and the number of the new node;
     `reward`, `discount`, `value` are those of the new nodes in turn. A child whose reward or value
@@ -87,7 +94,7 @@ def grow(
         elif slot == NONE:
             leaf[3, i] = node
             worth = 0.0 if nodes[b, node].ended else nodes[b, node].raw_value
-            back_up(nodes[b], edges[b], node, worth)
+            back_up(best, nodes[b], edges[b], node, worth)
         else:
             child, edge = leaf[3, i], edges[b, node, slot]
             add(nodes[b], child, node, slot, edge.prior, reward[made], discount[made], value[made])
@@ -96,7 +103,7 @@ def grow(
             if math.isfinite(worth):
                 edge.child, edge.visits, edge.q = child, 1, worth
                 nodes[b, child].visits = 1
-                back_up(nodes[b], edges[b], node, worth)
+                back_up(best, nodes[b], edges[b], node, worth)
             else:
                 leaf[3, i] = NONE
                 empty(edges[b, node], slot)
@@ -125,12 +132,16 @@ def add(
     new.weight = above.weight * discount
 
 
-def back_up(nodes: Any, edges: Any, here: int, found: float) -> None:
-    """Average the return `found` at node `here` into it and all above: V <- (V N + G) / (N + 1)."""
+def back_up(best: bool, nodes: Any, edges: Any, here: int, found: float) -> None:
+    """Tell node `here` and all above of the return `found`: V <- (V N + G) / (N + 1), or max(V, G)
+    where a node is worth the `best`."""
     while True:
         node = nodes[here]
         number = node.visits - node.under_way
-        node.value = (node.value * number + found) / (number + 1)
+        if not best:
+            node.value = (node.value * number + found) / (number + 1)
+        elif number == 0 or found > node.value:
+            node.value = found
         node.under_way -= 1
         if node.parent < 0:
             return

@@ -263,6 +263,24 @@ def test_gumbel_without_noise_does_not_draw() -> None:
 
 
 @every_selection
+@pytest.mark.parametrize("leaves", [1, 4])
+def test_a_node_may_be_worth_the_best_found_below_it(selection: Selection, leaves: int) -> None:
+    planner = MCTS(
+        simulations=40, candidates=CHOICES, selection=selection, leaves=leaves, backup="max"
+    )
+    maze = Maze(7)
+    plan, _ = planner(maze.model, maze.roots(), rng=generator(0))
+    tree = plan.trace
+    assert isinstance(tree, Tree)
+    for b in range(4):
+        for node in range(int(tree.size[b])):
+            below = (tree.parent[b] == node).nonzero().squeeze(1)
+            q = tree.reward[b, below] + tree.discount[b, below] * tree.value[b, below]
+            best = torch.cat([tree.raw_value[b, node].view(1), q]).max()
+            torch.testing.assert_close(tree.value[b, node], best)
+
+
+@every_selection
 @pytest.mark.parametrize("leaves", [2, 5, 40])
 def test_leaves_at_once_lose_no_simulation(selection: Selection, leaves: int) -> None:
     planner = MCTS(simulations=40, candidates=CHOICES, selection=selection, leaves=leaves)

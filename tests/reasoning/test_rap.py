@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from statistics import mean
 
 import pytest
 import torch
 
-from mbrl_core import MCTS, Argmax, Budget, generator
+from mbrl_core import MCTS, Argmax, Budget, Transition, generator
 from mbrl_core.testing import check_model, check_planner
 from reasoning.engines import Completion, Score, ScriptedEngine, TransformersEngine, failure
 from reasoning.engines.base import Sampling
@@ -34,6 +35,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* no candidate of roots:Runtime
 QUESTIONS = ["3+4+5", "10+20", "7+7+7"]
 SEARCH = rap(simulations=6, candidates=4, depth=4, answers=5)
 SOLVE = rap(simulations=6, candidates=4, form="operations", answers=5)
+
+
+def earned(moved: Transition) -> float:
+    """What the one step of a transition is worth."""
+    return moved.state[0].scores[-1]
 
 
 def talking(text: str) -> list[tuple[str, float]]:
@@ -140,6 +146,16 @@ both = pytest.mark.parametrize(
 # ---------------------------------------------------------------------------- the world: questions
 
 
+def test_a_solution_is_paid_the_mean_of_its_steps_at_its_end():
+    engine = Counting()
+    world, rest = RapWorld(engine, Rap(answers=1)), Questions().whole(engine, "3+4+5")
+    begun = world.step([start("3+4+5", engine)], [sub(" What is 3+4?\n")], rng=rng()).state
+    thought = begun[0]._replace(scores=(0.25, 0.5))
+    moved = world.step([thought], [rest._replace(useful=0.8)], rng=rng())
+    assert moved.state[0].finish == "answered"
+    assert moved.reward.item() == pytest.approx((0.75 + earned(moved)) / 3)
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
 def test_a_step_earns_usefulness_and_confidence(weight):
     """The reward is P(useful)^w times the majority's share to the power 1 - w."""
@@ -150,7 +166,7 @@ def test_a_step_earns_usefulness_and_confidence(weight):
     (most, number), *_ = votes.most_common(1)
     assert len(engine.said) == 25 and 0 < number < 25
     reward = 0.8**weight * (number / 25) ** (1 - weight)
-    assert moved.reward.tolist() == [pytest.approx(reward)]
+    assert moved.reward.tolist() == [0.0], "it is paid at the end"
     (thought,) = moved.state
     assert thought.scores == (pytest.approx(reward),) and thought.finish == "open"
     assert (
@@ -164,7 +180,7 @@ def test_answers_that_say_nothing_vote_by_their_words():
     moved = RapWorld(engine, Rap(answers=9)).step([start("3+4")], [sub(" Why?\n")], rng=rng())
     (most, number), *_ = Counter(engine.said).most_common(1)
     assert moved.state[0].text.endswith(f"Answer:{most}")
-    assert moved.reward.item() == pytest.approx(math.sqrt(0.8 * number / 9))
+    assert earned(moved) == pytest.approx(math.sqrt(0.8 * number / 9))
 
 
 def test_the_last_sub_question_ends_the_episode():
@@ -299,7 +315,7 @@ def test_answers_vote_by_the_number_that_they_come_to(weight):
     assert len(engine.said) == 25 > len(right) > 0 and len(set(right)) == 2
     (thought,) = moved.state
     assert thought.text == f"So 3+4={right[0]}" and thought.finish == "open"
-    assert moved.reward.item() == pytest.approx(0.8**weight * (len(right) / 25) ** (1 - weight))
+    assert earned(moved) == pytest.approx(0.8**weight * (len(right) / 25) ** (1 - weight))
     assert thought.tokens == thought.prompt + engine.encode(thought.text)
     assert moved.tokens.decoded.tolist() == [sum(map(len, engine.said))]
 
@@ -314,7 +330,7 @@ def test_answers_that_calculation_refutes_have_no_vote():
         world = RapWorld(engine, RULES, calculator=calculator)
         moved = world.step([at()], [asked], rng=rng())
         text = moved.state[0].text.removeprefix("So <<3+4=")
-        assert moved.reward.item() == pytest.approx(math.sqrt(0.8 * engine.said.count(text) / 25))
+        assert earned(moved) == pytest.approx(math.sqrt(0.8 * engine.said.count(text) / 25))
         believed.append(text[0])
     assert believed == ["8", "7"]
     wrong = RapWorld(Counting(lambda _: [("8>>8 eggs.\n", 1.0)]), RULES, calculator=True)
@@ -329,14 +345,14 @@ def test_answers_without_a_number_vote_by_their_words():
     moved = RapWorld(engine, RULES).step([at()], [opened("That is =")], rng=rng())
     (most, number), *_ = Counter(engine.said).most_common(1)
     assert moved.state[0].text == f"That is ={most}"
-    assert moved.reward.item() == pytest.approx(math.sqrt(0.8 * number / 25))
+    assert earned(moved) == pytest.approx(math.sqrt(0.8 * number / 25))
 
 
 def test_a_statement_needs_no_answer():
     moved, engine = stepped(at(), opened("Let us see.\n", until=None))
     assert moved.state[0].text == "Let us see.\n" and moved.state[0].finish == "open"
     assert not engine.said and moved.tokens.decoded.tolist() == [0]
-    assert moved.reward.item() == pytest.approx(math.sqrt(0.8)), "its confidence is 1"
+    assert earned(moved) == pytest.approx(math.sqrt(0.8)), "its confidence is 1"
 
 
 @pytest.mark.parametrize(
@@ -368,7 +384,7 @@ def test_the_last_sub_question_is_all_that_remains():
     (most, number), *_ = votes.most_common(1)
     (thought,) = moved.state
     assert thought.finish == "answered" and thought.answer == most and len(votes) == 2
-    assert moved.reward.item() == pytest.approx(math.sqrt(number / 25))
+    assert earned(moved) == pytest.approx(math.sqrt(number / 25))
     assert "1+1=2" in "".join(engine.said) and "1+1=2" not in thought.text
     assert [step.text.count("\n") for step in thought.steps[:-1]] == [1] * (len(thought.steps) - 1)
 
@@ -387,7 +403,7 @@ def test_what_comes_after_a_closing_line_neither_cuts_nor_votes():
     votes = Counter(text[: len(said[0])] for text in engine.said)
     (most, number), *_ = votes.most_common(1)
     assert len(votes) == 2 and thought.text == most and thought.finish == "answered"
-    assert moved.reward.item() == pytest.approx(math.sqrt(number / 25))
+    assert earned(moved) == pytest.approx(math.sqrt(number / 25))
     assert all(len(text) == 40 for text in engine.said), "every text was cut"
 
 
@@ -517,16 +533,16 @@ def test_it_solves_sums_line_by_line():
 
 
 @both
-def test_every_trace_ends_and_its_return_is_the_sum_of_its_rewards(search, script):
+def test_every_trace_ends_and_its_return_is_the_mean_of_its_rewards(search, script):
     best = replace(search, planner=replace(search.planner, reduce=Argmax()))
     plan = asking(best, Counting(script)).plan(["3+4+5"])
     played = plan.trace.played
-    worth = [sum(thought.scores) for thought in played.final]
+    worth = [mean(thought.scores) for thought in played.final]
     finite = [math.isfinite(value) for value in played.returns.tolist()]
     assert played.returns[finite].tolist() == pytest.approx(
         [value for value, keep in zip(worth, finite, strict=True) if keep]
     )
-    assert plan.value.item() == pytest.approx(sum(plan.final[0].scores))
+    assert plan.value.item() == pytest.approx(mean(plan.final[0].scores))
     assert all(len(thought.steps) <= 5 for thought in played.final)
 
 
