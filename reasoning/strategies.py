@@ -226,14 +226,15 @@ def particle_filter(
     particles: int = 16,
     depth: int = 24,
     score_temperature: float = 0.1,
-    weigh: Literal["gain", "score"] = "gain",
+    weigh: Literal["gain", "score", "logit"] = "gain",
     resample_at: float = 1.0,
     temperature: float = 1.0,
     choose: Literal["best", "vote"] = "vote",
 ) -> Strategy:
     """Sequential Monte Carlo over steps (Puri et al. 2025): solutions multiply and die by score.
 
-    `choose` takes the particle of `best` score or the answer of the highest sum of weights.
+    As published, solutions are weighed by "logit", with a `score_temperature` of 1. `choose` takes
+    the particle of `best` score or the answer of the highest sum of weights.
     """
     planner = ParticleFilter(
         particles=particles,

@@ -21,6 +21,8 @@ from mbrl_core.reducers import Argmax, Reducer
 from mbrl_core.types import Budget, BudgetError, Carry, Event, Listener, Model, Plan, Rng, Rows
 from mbrl_core.world import World
 
+ROUNDING = 1e-6  # of a score between 0 and 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParticleFilter:
@@ -30,15 +32,17 @@ class ParticleFilter:
     ended one stays. With the score s_t of `BeamSearch` (reward so far plus value) a particle's
     weight is multiplied at every step by
 
-        exp((s_t - s_{t-1}) / temperature)  where `weigh` is "gain",
-        exp(s_t / temperature)              where it is "score".
+        exp((s_t - s_{t-1}) / temperature)      where `weigh` is "gain",
+        exp(s_t / temperature)                  where it is "score",
+        (s_t / (1 - s_t)) ** (1 / temperature)  where it is "logit".
 
     Gains telescope: the weighted particles are draws from p(plan) exp(return / temperature), p
     being the policy, whatever the value on the way (twisted sequential Monte Carlo, Zhao et al.
     2024, "Probabilistic inference in language models via twisted sequential Monte Carlo"). "score"
-    reads each step's score as the likelihood of that step being accepted and targets the product
-    over all steps (Puri et al. 2025, "A probabilistic inference approach to inference-time scaling
-    of LLMs using particle-based Monte Carlo methods"), which is greedier.
+    and "logit" target the product over all steps instead, which is greedier. "logit" is for scores
+    that are chances of being right and takes their odds, at temperature 1 as the published code
+    does, with "multinomial" resampling (Puri et al. 2025, "A probabilistic inference approach to
+    inference-time scaling of LLMs using particle-based Monte Carlo methods").
 
     Before a step the particles are resampled in proportion to their weights, which then start anew,
     wherever the effective sample size 1 / sum w^2 is at most `resample_at` * N: 1 resamples before
@@ -50,7 +54,7 @@ class ParticleFilter:
     particles: int
     depth: int
     temperature: float = 1.0
-    weigh: Literal["gain", "score"] = "gain"
+    weigh: Literal["gain", "score", "logit"] = "gain"
     resample_at: float = 1.0
     resampling: Literal["systematic", "multinomial"] = "systematic"
     judge: Literal["return", "weight"] = "return"
@@ -63,7 +67,7 @@ class ParticleFilter:
             raise ValueError(
                 f"ParticleFilter.resample_at must be between 0 and 1, not {self.resample_at!r}"
             )
-        check_choice(self, "weigh", "gain", "score")
+        check_choice(self, "weigh", "gain", "score", "logit")
         check_choice(self, "resampling", "systematic", "multinomial")
         check_choice(self, "judge", "return", "weight")
 
@@ -81,7 +85,8 @@ class ParticleFilter:
         """See `Planner`. There is no warm start: the carry is None.
 
         A limit on steps or proposals is met by fewer particles, then by fewer steps of one. Raises
-        BudgetError where the budget does not allow a single step.
+        BudgetError where the budget does not allow a single step, and ValueError where `weigh` is
+        "logit" and a score is no chance.
         """
         world = World("ParticleFilter", model, state, rng=rng, budget=budget, needs=("policy",))
         number = world.affordable(self.particles, steps=self.depth, proposals=self.depth)
@@ -128,6 +133,7 @@ class ParticleFilter:
         """Multiply the weights of `roots` [B] bool by what their particles' last step brought."""
         score = swarm.standing()
         brought = score - before if self.weigh == "gain" else score
+        brought = _log_odds(score) if self.weigh == "logit" else brought
         updated = swarm.log_weight + brought / self.temperature
         updated = torch.where(score > -torch.inf, updated, -torch.inf)
         swarm.log_weight = torch.where(roots.unsqueeze(1), updated, swarm.log_weight)
@@ -200,3 +206,14 @@ class _Swarm(Forest):
         prior = torch.ones_like(place, dtype=self.prior.dtype)
         nodes = self.add(roots, self.nodes[roots, place], place, prior, action, moved)
         self.nodes = self.nodes.index_put((roots, place), nodes)
+
+
+def _log_odds(score: Tensor) -> Tensor:
+    """log s / (1 - s) of scores, between 1e-6 and 1 less that; -inf, of a lost particle, stays."""
+    lost = score == -torch.inf
+    if bool((~lost & ((score < -ROUNDING) | (score > 1 + ROUNDING))).any()):
+        raise ValueError(
+            "ParticleFilter.weigh is logit, which is for scores between 0 and 1, and a score is "
+            f"{score[~lost].min():.3g}, another {score[~lost].max():.3g}: take gain or score"
+        )
+    return torch.where(lost, score, torch.logit(score, eps=ROUNDING))

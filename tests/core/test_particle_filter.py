@@ -196,6 +196,29 @@ def test_scores_multiply_where_scores_weigh() -> None:
         assert done.log_weights[-1][0, number].item() == pytest.approx(expected, abs=1e-4)
 
 
+class Likely(RandomTree):
+    """A tree in which a place is worth a chance, and a step earns nothing."""
+
+    def arrive(self, path: str) -> tuple[float, float]:
+        return 0.0, 1.0
+
+    def worth(self, path: str) -> float:
+        return (super().worth(path) + 1.5) / 3
+
+
+def test_odds_multiply_where_logits_weigh() -> None:
+    """Scores of 0.99, 0.9 and 0.5 have odds of 99, 9 and 1."""
+    world = Likely(8)
+    settings = {"particles": 20, "depth": DEPTH, "weigh": "logit", "resample_at": 0}
+    done = run(world, [""], generator(0), **settings)
+    for number in range(20):
+        scores = [world.score(own[0][number]) for own in done.places]
+        odds = math.prod(score / (1 - score) for score in scores)
+        assert done.log_weights[-1][0, number].item() == pytest.approx(math.log(odds), abs=1e-4)
+    with pytest.raises(ValueError, match="weigh is logit, which is for scores between 0 and 1"):
+        run(RandomTree(8), [""], generator(0), **settings)
+
+
 # Resampling
 
 
