@@ -91,6 +91,19 @@ def test_a_plan_made_on_a_card_is_the_one_made_on_the_cpu(
         same(again, there)
 
 
+@pytest.mark.parametrize("name", ["cem", "mppi", "icem", "tdmpc", "grad_mpc", "grad_cem"])
+def test_no_iteration_waits_for_the_card_where_no_world_ends(name: str) -> None:
+    planner = small.CONTINUOUS[name]
+    asked = []
+    for iterations in (2, 5):
+        more = dataclasses.replace(planner, iterations=iterations, horizon=3 * iterations)
+        with card() as it:
+            model, state = on_card(small.WORLDS["differentiable"])
+            more(model, state, rng=generator(0, CARD))
+        asked.append(it.asked)
+    assert asked[0] == asked[1] <= 4
+
+
 def test_every_planner_is_here() -> None:
     assert {type(each) for kind in KINDS.values() for each in kind.values()} == exported_planners()
 
