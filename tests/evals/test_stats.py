@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import t as student
 
 from evals.stats import (
     best_of_k,
@@ -14,6 +15,7 @@ from evals.stats import (
     mean_interval,
     paired_difference,
     pass_at_k,
+    t_interval,
     welch_interval,
     wilson_interval,
 )
@@ -168,6 +170,15 @@ def test_maj_at_k_one_vote_is_the_mean_and_all_votes_are_exact():
     assert maj_at_k([[None, "a"]], ["a"], 2, rng())[0] == 1.0
     with pytest.raises(ValueError):
         maj_at_k(answers, ["a"], 5, rng())
+
+
+@pytest.mark.parametrize("number", [2, 5, 31, 32, 33, 41, 61, 121, 1001])
+def test_the_interval_of_a_mean_is_students(number: int) -> None:
+    values = np.random.default_rng(number).normal(size=number)
+    found = t_interval(values)
+    half = student.ppf(0.975, number - 1) * values.std(ddof=1) / math.sqrt(number)
+    assert found.high - found.mean == pytest.approx(half, rel=3e-4)  # a table of three decimals
+    assert found.mean - found.low == pytest.approx(half, rel=3e-4)
 
 
 def test_the_difference_to_published_means_has_welchs_interval() -> None:
