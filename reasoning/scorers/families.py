@@ -181,9 +181,10 @@ class SkyworkPRM(ReadingScorer):
     """`Skywork/Skywork-o1-Open-PRM-Qwen-2.5-1.5B` and `-7B` (He et al. 2024,
     github.com/SkyworkAI/skywork-o1-prm-inference, model_utils/io_utils.py).
 
-    The begin-of-text token, the question, a newline, and the steps, each closed by a newline; there
-    the sigmoid of a value head is read (of a step of several lines, at the last one). The authors
-    name no aggregate: the mean is the usual one.
+    The begin-of-text token, the question, a newline, and the solution's lines, blank ones too, each
+    closed by the newline's token. The authors read the sigmoid of a value head at every newline; a
+    step's score is the one at the end of its last line that is not blank, so that it is the same
+    whether blank lines follow or not. They name no aggregate: the mean over steps is the usual one.
 
     Raises ValueError where a newline is not one token.
     """
@@ -200,12 +201,15 @@ class SkyworkPRM(ReadingScorer):
         tokens = list(self.engine.encode(f"{self.start}{thought.question}\n"))
         head, places = len(tokens), []
         for step in thought.steps:
-            for line in filter(str.strip, step.text.split("\n")):
+            place = 0
+            for line in step.text.removesuffix("\n").split("\n"):
                 text = self.plain(line)
                 if text is None:
                     return None
                 tokens += [*text, self.newline]
-            places.append(len(tokens) - 1)
+                if line.strip() or not place:
+                    place = len(tokens) - 1
+            places.append(place)
         return _of(tokens, places, new, head)
 
 

@@ -177,11 +177,17 @@ def qwen_prm(folder: Path, tokenizer: Any) -> list[float]:
     return logits.softmax(-1)[places, 1].tolist()
 
 
-def skywork_prm(folder: Path, tokenizer: Any) -> list[float]:
+def skywork_input(tokenizer: Any, response: str) -> tuple[list[int], list[int]]:
+    """Tokens and the places of rewards: the end of every line, blank or not."""
     ids, places = tokenizer.encode(f"{tokenizer.bos_token}{QUESTION}\n"), []
-    for line in LINES:
-        ids += [*tokenizer.encode(line.strip("\n")), tokenizer.encode("\n")[-1]]
+    for line in response.split("\n"):
+        ids += [*(tokenizer.encode(line) if line else []), tokenizer.encode("\n")[-1]]
         places.append(len(ids) - 1)
+    return ids, places
+
+
+def skywork_prm(folder: Path, tokenizer: Any) -> list[float]:
+    ids, places = skywork_input(tokenizer, "".join(LINES).removesuffix("\n"))
     head = head_of(folder)
     weight, bias = head["v_head.summary.weight"], head["v_head.summary.bias"]
     return F.linear(last_hidden(folder, ids), weight, bias)[places, 0].sigmoid().tolist()
@@ -204,11 +210,36 @@ def test_scores_are_those_of_the_published_code(scorers, published):
     )
 
 
+@pytest.mark.parametrize(
+    ("steps", "flags"),
+    [
+        (("3+4=7\n", "7-2=5\n", "#### 5"), [0, 1, 2]),
+        (("3+4=7\n", "\n7-2=5\n", "\n#### 5\n"), [0, 2, 4]),  # a step is a line
+        (("3+4=7\n\n", "7-2=5\n\n", "#### 5"), [0, 2, 4]),  # a paragraph
+        (("3+4=7\nSo:\n\n", "\n  \n7-2=5\n\n", "#### 5"), [1, 5, 7]),
+        (("\n3+4=7\n", "\n", "#### 5\n"), [1, 2, 3]),  # a blank candidate of a list
+    ],
+)
+def test_skywork_reads_the_published_tokens_and_a_flag_per_step(scorers, steps, flags):
+    """Each step is read at the flag of its last line that says something."""
+    folder, scorer = scorers["skywork_prm"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids, places = skywork_input(tokenizer, "".join(steps).removesuffix("\n"))
+    for new in range(1, len(steps) + 1):
+        layout = scorer.layout(thought_of(*steps), new)
+        assert list(layout.tokens) == ids
+        assert [places.index(place) for place in layout.places] == flags[-new:]
+    for end in range(1, len(steps)):  # what is kept of a prefix goes on with the rest
+        before, after = (scorer.layout(thought_of(*steps[:n]), 1) for n in (end, end + 1))
+        assert after.shared == before.places[0] + 1
+        assert after.tokens[: after.shared] == before.tokens[: after.shared]
+
+
 def test_a_step_of_several_lines_is_judged_at_its_last(scorers):
     """A paragraph says as much as its lines do: for a scorer of lines it is as good as the last."""
     scorer = scorers["skywork_prm"].scorer
     (apart, whole), _ = scorer.score(
-        [thought_of("3+4=7 eggs.\n", "7 - 2 = 5\n"), thought_of("\n3+4=7 eggs.\n7 - 2 = 5\n\n")],
+        [thought_of("3+4=7 eggs.\n", "7 - 2 = 5\n"), thought_of("3+4=7 eggs.\n7 - 2 = 5\n\n")],
         [2, 1],
     )
     assert whole == pytest.approx(apart[1:])
