@@ -2,17 +2,19 @@ r"""MATH-500 (Lightman et al. 2023, problems of Hendrycks et al. 2021), graded b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from reasoning.equality import verifier
+from reasoning.equality import Equality, verifier
 from reasoning.grading import Grade
 from reasoning.tasks.files import Source, load_records, name_of, steps_of, text_of
 from reasoning.tasks.types import Grading, Problem, Task, check_apart
 
 BOX = r"\boxed{"
+_BEHIND = re.compile(r"(?:\\?%|(?<!\\right)\.|\s|\\[,;! ])+$")
 SOURCE = Source("MATH-500", "HuggingFaceH4/MATH-500", splits=("test", "train"))
 
 
@@ -47,11 +49,22 @@ def merged(answers: Sequence[str | None]) -> list[str | None]:
 
 
 def equals(gold: str, answer: str) -> Grade:
-    """Whether an expression in LaTeX equals another, by math-verify."""
-    if gold == answer:
-        return Grade(answer, True)
-    same, reason = verifier().same(f"${gold}$", f"${BOX}{answer}}}$")
+    r"""Whether an expression in LaTeX equals another, by math-verify.
+
+    A final point makes no difference, nor does a final per cent sign: 15\% is 15. What differs
+    without them is compared as it is written.
+    """
+    bare = [_BEHIND.sub("", text) or text for text in (gold, answer)]
+    same, reason = _equal(*bare)
+    if same is False and bare != [gold, answer]:
+        same, reason = _equal(gold, answer)
     return Grade(answer, same, reason)
+
+
+def _equal(gold: str, answer: str) -> Equality:
+    if gold == answer:
+        return Equality(True)
+    return verifier().same(f"${gold}$", f"${BOX}{answer}}}$")
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from reasoning.tasks import (
     find_task,
     load_task,
 )
-from reasoning.tasks.math500 import boxed
+from reasoning.tasks.math500 import boxed, equals
 from reasoning.tasks.plain import is_formula, number_of, plain_answer
 from reasoning.world import LanguagePolicy, Step, TextWorld, Thought
 from tests.evals.commands import records_of
@@ -158,6 +158,34 @@ def test_math_answers_are_compared_as_expressions(answer, text, right):
     problem = Problem("p", "?", answer)
     assert MATH500.grade(text, problem).correct is right
     assert MATH500.graders["boxed"](text, problem).correct is (right if "boxed" in text else None)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("12", "12.", True),
+        ("x + 1", "x + 1.", True),
+        (r"\text{Evelyn}", r"\text{Evelyn}.", True),
+        ("15", r"15\%", True),
+        ("15", "15%", True),
+        (r"15\%", "15%", True),
+        ("15", r"15\,\%.", True),
+        (r"12.5\%", r"\frac{25}{2}\%", True),
+        ("0.15", r"15\%", False),
+        ("12", r"13.", False),
+        ("12", "1.2", False),
+        ("%", "", False),
+        (r"\left\{ 1 \right.", "2", False),
+    ],
+)
+def test_a_final_point_or_per_cent_sign_makes_no_difference(one, other, same):
+    assert equals(one, other).correct is same
+    assert equals(other, one).correct is same
+    assert MATH500.votes([rf"\boxed{{{one} }}", rf"\boxed{{{other}}}"]).count(one) == 1 + same
+
+
+def test_what_math_verify_equates_as_written_stays_equal():
+    assert equals("50%", r"\frac{1}{2}").correct is True
 
 
 def test_equal_expressions_vote_together():
