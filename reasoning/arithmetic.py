@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
+from math import isfinite
 
 _OPERATORS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,
@@ -15,34 +16,74 @@ _OPERATORS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
 }
 ANNOTATION = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
 """An expression and its result, for a calculator (Cobbe et al. 2021)."""
+DEEPEST = 200
+"""Levels of the deepest expression that is read; no tree is so deep that it cannot be walked."""
 _CHARACTERS = re.compile(r"[\d\s.+\-*/()]*", re.ASCII)  # of arithmetic; Python knows more
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d)", re.ASCII)
+_SIGNS = str.maketrans("×·⋅∙∗÷∕−–", "*****//--")
+_LATEX = (
+    (re.compile(r"\\(?:times|cdot)(?![a-zA-Z])"), "*"),
+    (re.compile(r"\\div(?![a-zA-Z])"), "/"),
+    (re.compile(r"\\(?:left|right)(?=[()])|\\[()\[\],;! ]|\\?[$`]"), " "),
+)
 _RESULT = re.compile(r"[\s$€£*(]*(-?\s*(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?)", re.ASCII)
 _ANNOTATED = re.compile(ANNOTATION.pattern + r"(-?[\d.,]*)")
 
 
-@lru_cache(maxsize=2**16)  # samples of one problem repeat their equations
-def evaluate(expression: str) -> Fraction | None:
-    """Exact value of an expression of ``+ - * /``, parentheses and decimal numbers.
+def typed(text: str) -> str:
+    r"""A text with its operators as they are typed, ``×`` and ``\times`` as ``*``, and without what
+    sets formulas apart: dollars, backticks and ``\(``."""
+    text = text.translate(_SIGNS)
+    for written, read in _LATEX:
+        text = written.sub(read, text)
+    return text
 
-    None for anything else, including division by zero.
+
+def parsed(expression: str) -> ast.expr | None:
+    """The tree of an expression of ``+ - * /``, parentheses and decimal numbers.
+
+    Signs are read as `typed` reads them, and thousands may have commas. None for anything else, and
+    for what is nested deeper than DEEPEST.
     """
-    plain = expression.replace(",", "").strip()
+    plain = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), typed(expression)).strip()
     if not _CHARACTERS.fullmatch(plain):
         return None
     try:
-        return _value(ast.parse(plain, mode="eval").body)
-    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+        tree = ast.parse(plain, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return tree if _is_arithmetic(tree, DEEPEST) else None
+
+
+def _is_arithmetic(node: ast.expr, depth: int) -> bool:
+    """Whether a tree of so many levels at most holds nothing but numbers and the four operators."""
+    if isinstance(node, ast.Constant):
+        number = node.value
+        return type(number) is int or (type(number) is float and isfinite(number))
+    if isinstance(node, ast.UnaryOp):
+        return bool(depth) and type(node.op) is ast.USub and _is_arithmetic(node.operand, depth - 1)
+    if not depth or not isinstance(node, ast.BinOp) or type(node.op) not in _OPERATORS:
+        return False
+    return _is_arithmetic(node.left, depth - 1) and _is_arithmetic(node.right, depth - 1)
+
+
+@lru_cache(maxsize=2**16)  # samples of one problem repeat their equations
+def evaluate(expression: str) -> Fraction | None:
+    """Exact value of an expression, see `parsed`; None where it is none, or divides by zero."""
+    tree = parsed(expression)
+    try:
+        return None if tree is None else _value(tree)
+    except ZeroDivisionError:
         return None
 
 
 def _value(node: ast.expr) -> Fraction:
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        return Fraction(repr(node.value))
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+    if isinstance(node, ast.BinOp):
         return _OPERATORS[type(node.op)](_value(node.left), _value(node.right))
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+    if isinstance(node, ast.UnaryOp):
         return -_value(node.operand)
-    raise ValueError("not arithmetic")
+    assert isinstance(node, ast.Constant)
+    return Fraction(repr(node.value))
 
 
 def miscalculated(text: str) -> bool:

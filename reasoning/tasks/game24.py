@@ -25,7 +25,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, ClassVar, NamedTuple
 
-from reasoning.arithmetic import evaluate
+from reasoning.arithmetic import evaluate, parsed, typed
 from reasoning.tasks.files import Source, distinct, load_records, name_of, text_of
 from reasoning.tasks.types import Problem, Task, check_apart, check_limit
 
@@ -43,8 +43,7 @@ _LINE = re.compile(
     rf"\(?({_NUMBER})\)?\s*([-+*/])\s*\(?({_NUMBER})\)?\s*=\s*\(?({_NUMBER})\)?\s*"
     r"\(left:([^)]*)\)"
 )
-_ANSWER = re.compile(r"(?i)answer:(.*)")
-_SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})
+_ANSWER = re.compile(r"(?i)answer:[\s*_]*(.*)")
 _PUZZLE = re.compile(r"\d+(?:\s+\d+){3}")
 
 
@@ -168,22 +167,21 @@ def walk(question: str, lines: Sequence[str]) -> Walk:
     left, legal = numbers_of(question), True
     for line in lines:
         if answer := _ANSWER.search(line):
-            said, result = map(evaluate, _sides(answer[1]))
-            legal = legal and (said is None or result is None or said == result)
-        elif move := _LINE.search(line.translate(_SIGNS)):
+            values = {evaluate(side) for side in _sides(answer[1])} - {None}
+            legal = legal and len(values) < 2
+        elif move := _LINE.search(typed(line)):
             after = _moved(left, *move.groups())
             left, legal = (left, False) if after is None else (after, legal)
     return Walk(left, legal)
 
 
-def _sides(answer: str) -> tuple[str, str]:
-    """What is left and right of an answer's sign of equality, without emphasis and final points."""
-    said, _, result = answer.translate(_SIGNS).partition("=")
-    return _plain(said), _plain(result)
+def _sides(answer: str) -> list[str]:
+    """What an answer's signs of equality part, without emphasis and final points and commas."""
+    return [_plain(side) for side in typed(answer).split("=")]
 
 
 def _plain(text: str) -> str:
-    return text.strip(" *_").rstrip(".").strip(" *_")
+    return text.strip(" *_").rstrip(".,;").strip(" *_")
 
 
 def _moved(numbers: Numbers, a: str, sign: str, b: str, result: str, left: str) -> Numbers | None:
@@ -204,7 +202,7 @@ def moves_of(lines: Sequence[str]) -> list[Operation]:
     """The operations that lines tell; other lines are left out."""
     moves = []
     for line in lines:
-        if found := _LINE.search(line.translate(_SIGNS)):
+        if found := _LINE.search(typed(line)):
             a, sign, b, result, left = found.groups()
             with suppress(ValueError, ZeroDivisionError):  # what are no numbers
                 Fraction(a), Fraction(b)
@@ -218,9 +216,8 @@ def _told(left: str) -> Numbers:
 
 def canonical(expression: str) -> str | None:
     """An expression with sums and products in a fixed order; None where it cannot be read."""
-    if evaluate(expression) is None:
-        return None
-    return _sum_of(ast.parse(expression.strip(), mode="eval").body)
+    tree = parsed(expression)
+    return None if tree is None or evaluate(expression) is None else _sum_of(tree)
 
 
 def _sum_of(node: ast.expr) -> str:
@@ -299,9 +296,16 @@ class Game24(Task):
         return load_records(SOURCE, data, split, limit, parse)
 
     def answer(self, text: str) -> str | None:
-        """See `Task`: the expression of the last answer line."""
+        """See `Task`: the expression of the last answer line.
+
+        What stands before the sign of equality counts, and as in the paper not what it is said to
+        make; of `24 = 4 * 6` it is what stands behind.
+        """
         found = _ANSWER.findall(text)
-        return canonical(_sides(found[-1])[0]) if found else None
+        if not found:
+            return None
+        sides = _sides(found[-1])
+        return canonical(next((side for side in sides if side != "24"), "24"))
 
     def same(self, answer: str, problem: Problem) -> bool:
         """See `Task`: uses the puzzle's numbers once each and equals 24."""

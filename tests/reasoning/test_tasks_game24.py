@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mbrl_core import MCTS, PUCT, BeamSearch, DepthFirstSearch, Event, Model, RawQ, Tree, generator
+from reasoning.arithmetic import DEEPEST, evaluate
 from reasoning.engines import Completion, ScriptedEngine, failure
 from reasoning.reasoner import Reasoner
 from reasoning.scorers.judges import Verdicts
@@ -63,6 +66,16 @@ def problem(*numbers: int) -> Problem:
         ("Answer: 24", False),
         ("Answer: (4 * 5) + (10 - 6).", True),
         ("**Answer:** 4 * 5 + (10 - 6) = **24**.", True),
+        ("Answer: 4 * 5 + (10 - 6), = 24", True),
+        ("Answer: 4 * 5 + (10 - 6),", True),
+        ("Answer:\n4 * 5 + (10 - 6) = 24", True),
+        ("Answer: `4 * 5 + (10 - 6)`", True),
+        ("Answer: $4 \\times 5 + (10 - 6) = 24$", True),
+        (r"Answer: \( 4 \cdot 5 + \left(10 - 6\right) = 24 \).", True),
+        ("Answer: 24 = 4 * 5 + (10 - 6)", True),
+        ("Answer: 4 * 5 + (10 - 6) = 25", True),  # as in the paper
+        ("Answer: 4 + 5 + 6 + 10 = 24 = 4 * 5 + (10 - 6)", False),
+        ("Answer: 1,000 / 4 = 250", False),
     ],
 )
 def test_right_is_what_uses_the_four_numbers_once_and_makes_24(said, right):
@@ -81,6 +94,52 @@ def test_equal_ways_to_write_an_expression_vote_together():
     assert len({canonical(text) for text in spellings}) == 1
     assert len({canonical(text) for text in ["6/3", "3/6", "6*3", "6-3", "3-6", "1/(6*3)"]}) == 6
     assert canonical("4 ** 5") is None and canonical("four") is None
+
+
+NONE = [
+    "4, 5",
+    "9**9**9",
+    "4 // 5",
+    "4 5",
+    "4(5)",
+    "+4",
+    "",
+    "4 / 0",
+    "1_0",
+    "four",
+    "4 × x",
+    "4 +",
+    "(4",
+    "4)",
+]
+ENDLESS = {
+    "digits": "4" * 5000,
+    "infinite": "9" * 400 + ".0",
+    "parentheses": "(" * 500 + "4" + ")" * 500,
+    "signs": "-" * 5000 + "4",
+    "sum": "+".join("4" * 5000),
+    "nested": "(1+2*" * 150 + "4" + ")" * 150,
+}
+
+
+@pytest.mark.parametrize("text", [*NONE, *(pytest.param(t, id=n) for n, t in ENDLESS.items())])
+def test_what_is_no_expression_is_no_answer(text):
+    assert canonical(text) is None
+    assert GAME24.answer(f"Answer: {text} = 24") is None
+
+
+def test_the_deepest_expression_can_be_written_again():
+    depth = DEEPEST // 2 - 1
+    text = canonical("(1+2*" * depth + "4" + ")" * depth)
+    assert text is not None and text.count("(") == depth - 1
+
+
+@given(st.text("4 05+-*/().,$`×", max_size=30))
+def test_whatever_is_said_is_read_once(text):
+    """The canonical form is an expression where the text is one, of the same value."""
+    again = canonical(text)
+    assert (again is None) == (evaluate(text) is None)
+    assert again is None or (evaluate(again), canonical(again)) == (evaluate(text), again)
 
 
 def test_what_is_canonical_keeps_its_value_and_its_numbers():
@@ -111,6 +170,9 @@ def test_what_is_canonical_keeps_its_value_and_its_numbers():
         (["Answer: 4 * 5 + (10 - 6) = **24**"], True),
         (["Answer: 4 * 5 + (10 - 6) = **25**"], False),
         (["Answer: 4 * 5 + (10 - 6) = 24, as wished"], True),  # cannot be read
+        (["Answer: 24 = 4 * 5 + (10 - 6) = 25"], False),
+        ([r"\(4 \times 5 = 20\) (left: 6 10 20)"], True),
+        (["$4 × 5 = 21$ (left: 6 10 21)"], False),
     ],
 )
 def test_an_operation_is_legal_on_the_numbers_left(lines, legal):

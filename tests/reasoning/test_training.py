@@ -173,6 +173,8 @@ def test_sampled_text_holds_no_special_token(tokenizer, folder, problems):
 def test_evaluate():
     assert evaluate("2*(3+4)/7") == 2
     assert evaluate("1,000-.5") == evaluate("999.5")
+    assert evaluate("$3 × 4 − 1$") == evaluate(r"\left(3 \times 4\right) - 2 \div 2") == 11
+    assert evaluate("1,2") is None and evaluate("(1, 2)") is None
     for bad in ("2**9", "__import__('os')", "1/0", "x+1", "", "2+", "True+1", "0x10", "1e5"):
         assert evaluate(bad) is None
 
