@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
+from reasoning.arithmetic import evaluate
+
 _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 _FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 _IGNORED = tuple(re.compile(p) for p in (r",", r"\$", r"(?s).*#### ", r"\.$"))
@@ -24,7 +26,8 @@ _WRITTEN = (  # and how it is read, since it says nothing of a number's size
     (re.compile(r"(?<!\w)(?:\*\*|__)|(?:\*\*|__)(?!\w)|\^\{?\\circ\}?"), ""),
     (re.compile(r"\\([%$])"), r"\1"),
     (re.compile(r"\\(?:text|mathrm|textbf|mbox)\{([^{}]*)\}"), r" \1"),
-    (re.compile(r"\\[,;! ]"), " "),
+    (re.compile(r"\\boxed\{([^{}]*)\}"), r" \1 "),
+    (re.compile(r"\\[,;! ()\[\]]"), " "),
 )
 _SENTENCE = re.compile(r"(?<=[.!?;])\s+")
 # What makes a number part of something larger: an operator, a bracket or a variable. A letter that
@@ -34,11 +37,11 @@ _BEFORE = re.compile(r"(?:[-−+*/^<>\\({\[±×÷√]|(?<!\w)[^\W\d_])\s*$|\\[a-
 _AFTER = re.compile(
     rf"\.\d|[_{{\[]|\s*[+*^=<>\\±×÷]|\s*\((?!\s*[^\W\d_]{{2}})|\s*(?:[-/]\s*)?{_VARIABLE}"
 )
-_LEADS = (
-    re.compile(r"####(.*)"),
-    re.compile(r"\\boxed\{(.*)\}"),
-    re.compile(r"(?i)answer is:?(.*)"),
-)
+_BELOW = r"(?:[^\w\n]*\n)*(.*)"  # the rest of the line, or the first line below that says something
+_HASHES = re.compile(f"####{_BELOW}")
+_ANSWER_IS = re.compile(rf"(?i)answer is\b(?![\s*_]+not\b):?{_BELOW}")
+_NAME = re.compile(r"[^\d+*/^<>≤≥≠!\\-]*")
+BOX = r"\boxed{"
 
 
 class Grade(NamedTuple):
@@ -73,27 +76,54 @@ def extract_numeric(text: str) -> str | None:
     dropped.
 
     Read after the first ``####`` of the text if there is one, else in the last ``\\boxed{}`` or
-    after the last "answer is", in the first sentence with a digit there, which must hold
-    `one_number`; without any of these it is the last number of the text.
+    after the last "answer is" that no "not" follows, on that line, or below where nothing is said
+    there, in the first sentence with a digit, which must hold `one_number`; without any of these it
+    is the last number of the text.
     """
-    for lead in _LEADS:
-        found = lead.findall(text)
-        if found:
-            marked = _SENTENCE.split(found[0] if lead is _LEADS[0] else found[-1])
-            return one_number(next(filter(re.compile(r"\d").search, marked), ""))
+    said = _marked(text)
+    if said is not None:
+        return one_number(next(filter(re.compile(r"\d").search, _SENTENCE.split(said)), ""))
     numbers = list(_NUMBER.finditer(text))
     return _plain(numbers[-1]) if numbers else None
+
+
+def _marked(text: str) -> str | None:
+    """What a text marks as its answer; None where nothing is marked."""
+    if found := _HASHES.search(text):
+        return found[1]
+    last = boxed(text)
+    if last is None:
+        return next(iter(_ANSWER_IS.findall(text)[-1:]), None)
+    before = boxed(text[: text.rfind(BOX)].rpartition("\n")[2])  # in the same line
+    return last if before in (None, last) else f"{before} or {last}"
+
+
+def boxed(text: str) -> str | None:
+    r"""What stands in the last ``\boxed{}`` whose braces close; None without one."""
+    start = text.rfind(BOX)
+    while start >= 0:
+        depth, escaped = 0, False
+        for at in range(start + len(BOX) - 1, len(text)):
+            sign = text[at]
+            if not escaped and sign in "{}":
+                depth += 1 if sign == "{" else -1
+            if depth == 0:
+                return text[start + len(BOX) : at].strip() or None
+            escaped = sign == "\\" and not escaped
+        start = text.rfind(BOX, 0, start)
+    return None
 
 
 def one_number(text: str) -> str | None:
     """The one number that a text says, as `extract_numeric` gives it; None where it says none,
     several ("3 or 4"), or something that a number is part of ("2^10", "7x").
 
-    Words and units may stand around it: "5 red apples", "x = 5", "$5 a day".
+    Words and units may stand around it: "5 red apples", "x = 5", "$5 a day", and a calculation
+    before it: "20 - 2 = 18 eggs".
     """
     for written, read in _WRITTEN:
         text = written.sub(read, text)
-    text = text.lstrip(" \t\n*_`\"'(").rstrip(" \t\n*_`\"'.!?,;:)")
+    text = _behind_calculations(text).lstrip(" \t\n*_`\"'(").rstrip(" \t\n*_`\"'.!?,;:)")
     numbers = list(_NUMBER.finditer(text))
     digits = sum(len(re.findall(r"\d", number[0])) for number in numbers)
     if len(numbers) != 1 or digits < len(re.findall(r"\d", text)):
@@ -102,6 +132,19 @@ def one_number(text: str) -> str | None:
     if _BEFORE.search(text[: number.start()]) or _AFTER.match(text[number.end() :]):
         return None
     return _plain(number)
+
+
+def _behind_calculations(text: str) -> str:
+    """What "18 eggs" is in "x = 3 * 6 = 18 eggs"; the whole text where it is no such equation."""
+    *sides, said = text.split("=")
+    if sides and _NAME.fullmatch(sides[0]):
+        del sides[0]
+    return said if sides and all(map(_is_calculation, sides)) else text
+
+
+def _is_calculation(text: str) -> bool:
+    """Whether it is arithmetic with two numbers or more."""
+    return len(re.findall(r"[\d.,]+", text)) > 1 and evaluate(text) is not None
 
 
 def _plain(match: re.Match[str]) -> str | None:

@@ -9,29 +9,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from reasoning.equality import Equality, verifier
-from reasoning.grading import Grade
+from reasoning.grading import BOX, Grade, boxed
 from reasoning.tasks.files import Source, load_records, name_of, steps_of, text_of
 from reasoning.tasks.types import Grading, Problem, Task, check_apart
 
-BOX = r"\boxed{"
 _BEHIND = re.compile(r"(?:\\?%|(?<!\\right)\.|\s|\\[,;! ])+$")
 SOURCE = Source("MATH-500", "HuggingFaceH4/MATH-500", splits=("test", "train"))
-
-
-def boxed(text: str) -> str | None:
-    r"""What stands in the last ``\boxed{}`` whose braces close; None without one."""
-    start = text.rfind(BOX)
-    while start >= 0:
-        depth, escaped = 0, False
-        for at in range(start + len(BOX) - 1, len(text)):
-            sign = text[at]
-            if not escaped and sign in "{}":
-                depth += 1 if sign == "{" else -1
-            if depth == 0:
-                return text[start + len(BOX) : at].strip() or None
-            escaped = sign == "\\" and not escaped
-        start = text.rfind(BOX, 0, start)
-    return None
 
 
 def merged(answers: Sequence[str | None]) -> list[str | None]:

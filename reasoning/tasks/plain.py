@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from reasoning.grading import (
+    BOX,
     Grade,
+    boxed,
     extract_numeric,
     one_number,
     same_number,
@@ -18,13 +20,13 @@ from reasoning.grading import (
 )
 from reasoning.prompts import Prompt, Shot
 from reasoning.tasks.files import Source, load_records, name_of, steps_of, text_of
-from reasoning.tasks.math500 import boxed, equals, merged
+from reasoning.tasks.math500 import equals, merged
 from reasoning.tasks.types import Problem, Task
 
 SOURCE = Source("The task 'jsonl'")
 _LEADS = (
-    re.compile(r"####(.*)"),
-    re.compile(r"(?i)(?<![a-z])answer[*_]*(?:\s+is\b[*_]*\s*:?|\s*:)[*_]*\s*(.*)"),
+    re.compile(r"####\s*(.*)"),
+    re.compile(r"(?i)(?<![a-z])answer[*_]*(?:\s+is\b(?![\s*_]+not\b)[*_]*\s*:?|\s*:)[*_]*\s*(.*)"),
 )
 _ALONE = re.compile(r"[-−+\d.,$€£₹%eE/\\\s]+")  # what a number is written with
 _COUNTED = re.compile(r"(.*?\d[\d.,%]*)(?:\s+[^\W\d_]{2,})+")
@@ -36,14 +38,16 @@ _DATE = re.compile(r"\d+([-/.])\d+\1\d+")
 
 def plain_answer(text: str) -> str | None:
     r"""The rest of the line after ``####``, else what is in the last ``\boxed{}``, else after the
-    last "answer is" or "answer:"; else the last number. Numbers come in their shortest form,
-    anything else without emphasis and a final point."""
+    last "answer is" (and no "not") or "answer:"; else the last number. Where the line says nothing
+    more, the next one counts, and of what holds one box, what is in it. Numbers come in their
+    shortest form, anything else without emphasis and a final point."""
     marked = [*_LEADS[0].findall(text)[:1], *filter(None, [boxed(text)])]
     marked += _LEADS[1].findall(text)[-1:]
     if not marked:
         found = extract_numeric(text)
         return None if found is None else shortest(found)
-    said = _bare(marked[0])
+    alone = boxed(marked[0]) if marked[0].count(BOX) == 1 else None
+    said = _bare(alone or marked[0])
     number = number_of(said)
     return number if number is not None else said or None
 
@@ -56,7 +60,7 @@ def _bare(text: str) -> str:
 
 def number_of(answer: str) -> str | None:
     """A number in its shortest form; None for what is more, or other, than one number."""
-    answer = re.sub(r"^\$+(.*?)\$+$", r"\1", answer.strip()).strip()
+    answer = re.sub(r"^(?:\$+|\\[(\[])(.*?)(?:\$+|\\[)\]])$", r"\1", answer.strip()).strip()
     found = one_number(answer) if _ALONE.fullmatch(answer) else None
     return None if found is None else shortest(found)
 

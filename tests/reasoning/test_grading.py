@@ -112,6 +112,81 @@ def test_numeric_extraction(text, answer):
     assert extract_numeric(text) == answer
 
 
+SAID = [
+    r"#### \boxed{18}",
+    r"#### $\boxed{18}$",
+    r"#### \(18\)",
+    r"#### \[ 18 \]",
+    "#### $18$",
+    "#### 3*6 = 18 eggs",
+    "#### (20 - 2) * 1 = $18",
+    "#### $20 - $2 = $18",
+    r"#### \(3 \times 6 = 18\)",
+    "#### **3 × 6 = 18**",
+    "#### Total = 36/2 = 18",
+    r"#### 3*6 = \boxed{18}",
+    "####\n18",
+    "####\n\n$$\n18\n$$",
+    "#### 18.00",
+    "#### 18%",
+    "The answer is 20 - 2 = 18.",
+    "The answer is:\n18",
+    "The answer is\n\n**18**",
+    "The answer is **$18**.",
+    r"The final answer is $\boxed{18}$.",
+    "Answer: 18",
+    "**18**",
+    r"\boxed{18}",
+    r"\boxed{\text{18 eggs}}",
+    r"\boxed{18 \text{ eggs}}",
+    r"\boxed{\$18}",
+    r"3 + 15 = \boxed{18}, and again \boxed{18}",
+    "The answer is not 20.\nIt's 18.",
+    "The answer isn't 20. It's 18.",
+    "The answer is **not** 20 but 18.",
+    "The answer is 18. The answer is not 20.",
+]
+REFUSED = [
+    "#### 12 or 18",
+    "#### 17, 18",
+    "#### 18 = 3 * 6",
+    "#### 20 - 2 = 18 or 6",
+    "#### 20 - 2 = 18 = 3",
+    "#### 20 = 18",
+    "#### x = 5 or x = 18",
+    "#### 5, 3 * 6 = 18",
+    "#### x < 3 * 6 = 18",
+    "#### Day 2: 3 * 6 = 18",
+    "#### 36 / 2 = 18 remainder 0",
+    "#### 2^9 = 18",
+    "#### 9 + 9",
+    r"#### \sqrt{\boxed{18}}",
+    r"#### 2^\boxed{18}",
+    r"\boxed{17} or \boxed{18}",
+    "The answer is 18, not 20.",
+    "The answer is:\n12 or 18",
+    "####",
+    "####\nI do not know",
+]
+
+
+@pytest.mark.parametrize("text", SAID)
+def test_an_answer_is_read_however_it_is_set(text):
+    assert GRADERS["numeric"](text, "18").correct is True
+    assert GRADERS["numeric"](text, "20").correct is False
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_does_not_say_one_number_is_no_answer(text):
+    assert GRADERS["numeric"](text, "18") == Grade(None, None)
+
+
+def test_another_number_is_wrong():
+    assert GRADERS["numeric"]("#### -18", "18") == Grade("-18", False)
+    assert GRADERS["numeric"]("#### $1,080", "18") == Grade("1080", False)
+    assert GRADERS["numeric"]("#### 3*6 = 19", "18") == Grade("19", False)
+
+
 @pytest.mark.parametrize("text", ["18", "18.0", "18.00", "$18", "18 dollars", "#### 18", "018"])
 def test_numeric_equality(text):
     assert GRADERS["numeric"](text, "18") == Grade(extract_numeric(text), True)

@@ -20,6 +20,7 @@ from reasoning import equality
 from reasoning.engines import ScriptedEngine, TransformersEngine, Turn
 from reasoning.engines.base import Sampling
 from reasoning.equality import Verifier, verifier
+from reasoning.grading import boxed
 from reasoning.prompts import encode_ask
 from reasoning.reasoner import Reasoner
 from reasoning.strategies import FinalAnswer, best_of_n, self_consistency
@@ -34,7 +35,7 @@ from reasoning.tasks import (
     find_task,
     load_task,
 )
-from reasoning.tasks.math500 import boxed, equals
+from reasoning.tasks.math500 import equals
 from reasoning.tasks.plain import is_formula, number_of, plain_answer
 from reasoning.world import LanguagePolicy, Step, TextWorld, Thought
 from tests.evals.commands import records_of
@@ -282,6 +283,12 @@ def test_a_run_goes_on_where_an_answer_cannot_be_graded(write, tmp_path, monkeyp
         ("#### A*", "A*"),
         ("The answer isn't clear, I say 3", "3"),
         ("#### $5$", "5"),
+        (r"#### \(5\)", "5"),
+        (r"#### $\boxed{5}$", "5"),
+        (r"#### \boxed{5} or \boxed{6}", r"\boxed{5} or \boxed{6}"),
+        ("####\nParis", "Paris"),
+        ("The answer is not Rome. The answer is Paris.", "Paris"),
+        ("The answer is not 7, so 8", "8"),
         ("#### 12345678901234567890123456789012345", "12345678901234567890123456789012345"),
     ],
 )
