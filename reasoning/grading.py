@@ -41,6 +41,7 @@ _BELOW = r"(?:[^\w\n]*\n)*(.*)"  # the rest of the line, or the first line below
 _HASHES = re.compile(f"####{_BELOW}")
 _ANSWER_IS = re.compile(rf"(?i)answer is\b(?![\s*_]+not\b):?{_BELOW}")
 _NAME = re.compile(r"[^\d+*/^<>≤≥≠!\\-]*")
+_DIGITS = 1000  # of the longest number that is read
 BOX = r"\boxed{"
 
 
@@ -148,10 +149,10 @@ def _is_calculation(text: str) -> bool:
 
 
 def _plain(match: re.Match[str]) -> str | None:
-    """A number in plain digits; None for a division by zero."""
+    """A number in plain digits; None for a division by zero, and for one of too many digits."""
     part = {name: found or "" for name, found in match.groupdict().items()}
     under = part["under"].replace(" ", "")
-    if under and not under.strip("/0"):
+    if len(match[0]) > _DIGITS or (under and not under.strip("/0")):
         return None
     sign = "" if part["sign"].strip() in ("", "+") and not part["inner"] else "-"
     whole = (part["whole"] or "0").replace(",", "") + (part["part"] or part["bare"])
@@ -174,7 +175,7 @@ def _same_number(extracted: str, reference: str) -> bool:
 
 def same_number(one: str, other: str) -> bool:
     """Whether two numbers, as `extract_numeric` gives them, are equal; 50% is both 50 and 0.5."""
-    a, b = (Fraction(number.removesuffix("%")) for number in (one, other))
+    a, b = (_value(number.removesuffix("%")) for number in (one, other))
     shares = one.endswith("%"), other.endswith("%")
     if shares[0] == shares[1]:
         return a == b
@@ -182,11 +183,17 @@ def same_number(one: str, other: str) -> bool:
     return number in (share, share / 100)
 
 
+def _value(number: str) -> Fraction:
+    """Exact value of a number that is no percentage; above its denominator there may be a point."""
+    over, _, under = number.partition("/")
+    return Fraction(over) / int(under or 1)
+
+
 def shortest(number: str) -> str:
     """One spelling for each number, exactly: ``18.0`` becomes ``18``, ``1/2`` ``0.5``, ``1e3``
     ``1000``; ``2/6``, which has no last decimal, ``1/3``. A percentage keeps its sign."""
     plain = number.removesuffix("%")
-    value, percent = Fraction(plain), number[len(plain) :]
+    value, percent = _value(plain), number[len(plain) :]
     under = value.denominator
     places = next((n for n in range(under.bit_length() + 1) if 10**n % under == 0), None)
     if places is None:
