@@ -39,7 +39,8 @@ class Task(ABC):
     """A kind of problem. Three methods make one: `load`, `answer` and `same`.
 
     name: as in ``task=name`` and in problem ids.
-    closing: text whose line ends a solution, see `closed`; nothing after that line is kept.
+    closing: text whose line ends a solution, or the one below where nothing follows it there, see
+        `closed`; nothing after that line is kept.
     instruction: tells a model what to do.
     plain: a question in a prompt without a chat template.
 
@@ -102,8 +103,12 @@ class Task(ABC):
         return [self.answer(text) for text in texts]
 
     def closed(self, lines: Sequence[str]) -> bool:
-        """Whether the last of the lines ends the solution; they come with their newlines."""
-        return self.closing in lines[-1]
+        """Whether the last of the lines ends the solution; they come with their newlines.
+
+        By default where something is said behind the closing text: emphasis alone says nothing.
+        """
+        _, found, said = "".join(lines).partition(self.closing)
+        return bool(found and said.strip(" \t\n*_$`"))
 
     def write(self, problem: Problem) -> str:
         """The text of a problem's known solution, as a model should write it."""

@@ -53,6 +53,22 @@ def test_malformed_records_name_file_and_line(write, bad, message):
     assert len(load_gsm8k(path, limit=1)) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "closed"),
+    [
+        ("It is 5.\n#### 5\n", True),
+        ("It is 5.\n", False),
+        ("####\n", False),
+        ("**####**\n", False),
+        ("####\n\n", False),
+        ("####\n18\n", True),
+        ("####\n\n$18$\n", True),
+    ],
+)
+def test_a_solution_ends_where_something_is_said_behind_its_mark(text, closed):
+    assert GSM8K.closed(text.splitlines(keepends=True)) is closed
+
+
 def test_missing_and_empty_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"GSM8K: there is no file at .*absent\.jsonl"):
         load_gsm8k(tmp_path / "absent.jsonl")

@@ -148,6 +148,19 @@ def gen() -> torch.Generator:
 
 
 @pytest.mark.parametrize("unit", ["solution", "step"])
+def test_an_answer_below_its_mark_is_generated(unit):
+    said = "2+2=4\n####\n\n4\nno, 5\n\0"
+    engine = ScriptedEngine(lambda text: [(said[len(text) - 1 :], 1.0)])
+    policy, world = LanguagePolicy(engine, unit, Sampling(0.0)), TextWorld()
+    thought = Thought("q", tuple(engine.encode("q")))
+    while thought.finish == "open":
+        actions = policy.propose([thought], 1, rng=generator(0)).actions
+        (thought,) = world.step([thought], actions, rng=generator(0)).state
+    assert thought.text == "2+2=4\n####\n\n4\n" and thought.finish == "answered"
+    assert thought.answer == "4"
+
+
+@pytest.mark.parametrize("unit", ["solution", "step"])
 @pytest.mark.parametrize("text", ["2+2=4 and so on and on\n", "#### 12345"])
 def test_what_reaches_its_limit_is_cut_and_is_no_answer(unit, text):
     engine = saying((text + "\0", 1.0))
