@@ -31,6 +31,8 @@ from reasoning.engines.base import (
 from reasoning.engines.vocabulary import INSTRUCTION, Vocabulary
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its news would drown a command's own
+# Not forked: a fork of a process in which torch has used several threads hangs where it does, too.
+os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
 
 MOST_STOP_TOKENS = 64
 _here: list[str] = []  # the model that vLLM runs in this process
@@ -63,6 +65,9 @@ class VLLMEngine(Vocabulary):
     that reads the cache, which vLLM cannot do where it returns log-probabilities of the prompt.
 
     `context` is one token less than vLLM's own, for the token that it draws after a scored text.
+
+    vLLM's processes are spawned: a script that makes an engine does so behind
+    `if __name__ == "__main__":`.
 
     Raises ModuleNotFoundError where vLLM is not installed, ValueError where the model cannot run in
     this process, and what `Vocabulary` raises.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from itertools import pairwise, product
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,6 +36,7 @@ from tests.language import recite, save_tiny_model, scripted
 
 TEMPLATE = "{% for m in messages %}<s>[{{ m.role }}] {{ m.content }}{% endfor %} [assistant] "
 ENDS = tuple(range(10, 400, 12))
+METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 
 
 @pytest.fixture(scope="session")
@@ -553,3 +558,14 @@ def test_a_folder_without_a_model_is_told(tmp_path):
 
 def test_nothing_asked_is_nothing_given(any_engine):
     assert any_engine.generate([]) == [] and any_engine.score([]) == []
+
+
+@pytest.mark.parametrize(("said", "method"), [({}, "spawn"), ({METHOD: "fork"}, "fork")])
+def test_vllm_does_not_fork_where_nobody_asks_it_to(said, method):
+    script = f"import os, reasoning.engines.vllm; print(os.environ['{METHOD}'])"
+    rest = {name: value for name, value in os.environ.items() if name != METHOD}
+    root = str(Path(__file__).parents[2])
+    told = subprocess.check_output(
+        [sys.executable, "-c", script], env={**rest, "PYTHONPATH": root, **said}, text=True
+    )
+    assert told.strip() == method
