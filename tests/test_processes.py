@@ -29,6 +29,22 @@ import time
 time.sleep(60)
 """
 
+SPAWNED = """
+import os, time
+from multiprocessing import get_context
+from reasoning.engines.vllm_workers import OWNER, Owned
+
+def work():
+    Owned("as vLLM makes it", rank=0)
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    os.environ[OWNER] = str(os.getpid())
+    get_context("spawn").Process(target=work).start()
+    time.sleep(60)
+"""
+
 
 def test_a_folder_is_held_by_one_at_a_time(tmp_path):
     folder = tmp_path / "new" / "run"
@@ -55,9 +71,10 @@ def test_a_second_command_leaves_a_folder_alone(tmp_path, command):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of a parent's end")
-def test_a_worker_ends_with_a_killed_command(tmp_path):
+@pytest.mark.parametrize("started", [STARTED, SPAWNED], ids=["a worker", "an engine's worker"])
+def test_a_worker_ends_with_a_killed_command(tmp_path, started):
     script = tmp_path / "start.py"
-    script.write_text(STARTED)
+    script.write_text(started)
     root = str(Path(__file__).parents[1])
     command = subprocess.Popen(
         [sys.executable, str(script)],

@@ -28,6 +28,7 @@ from reasoning.engines.base import (
     ScoreRequest,
     failure,
 )
+from reasoning.engines.vllm_workers import OWNER, Owned
 from reasoning.engines.vocabulary import INSTRUCTION, Vocabulary
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its news would drown a command's own
@@ -94,11 +95,13 @@ class VLLMEngine(Vocabulary):
             "max_num_seqs": max_batch,
             "enable_prefix_caching": True,
             "disable_log_stats": True,
+            "worker_extension_cls": f"{Owned.__module__}.{Owned.__name__}",
             **(ON_CPU if on_cpu else {}),
             **arguments,
         }
         self.max_batch = int(settings["max_num_seqs"])
         self.within = not own_process
+        os.environ[OWNER] = str(os.getpid())
         with _within(self.name) if self.within else nullcontext():
             self._engine = LLMEngine.from_engine_args(EngineArgs(model=self.name, **settings))
         self.context = int(self._engine.model_config.max_model_len) - 1

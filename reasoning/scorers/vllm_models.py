@@ -16,11 +16,12 @@ from vllm.model_executor.models.mistral import MistralForCausalLM
 from vllm.model_executor.models.qwen2 import Qwen2ForCausalLM
 from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 
+from reasoning.engines.vllm_workers import Owned
 from reasoning.scorers.heads import HEADS
 
 
-class Registered:
-    """A worker extension that adds nothing but this module's registrations."""
+class Registered(Owned):
+    """The worker extension of any engine, and this module's registrations."""
 
 
 def _headless(model: Any) -> Any:

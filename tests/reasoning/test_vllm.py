@@ -15,6 +15,7 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def here():
 
 @pytest.fixture(scope="module")
 def beside(small_cache):
-    engine = load_engine(MODEL, "vllm")
+    engine = load_engine(MODEL, "vllm", {"dtype": "float32"})
     yield engine
     engine.close()
 
@@ -291,3 +292,50 @@ def test_no_engine_runs_in_a_process_that_has_loaded_numba(monkeypatch):
     monkeypatch.setitem(sys.modules, "llvmlite", None)
     with pytest.raises(ValueError, match="vLLM cannot run in a process that has loaded Numba"):
         load_engine(MODEL, "vllm", {"own_process": False})
+
+
+HOLDS = """
+import time
+from multiprocessing import active_children
+from reasoning.embedded import folder_of
+from reasoning.engines import load_engine
+
+def below(process):
+    return [process, *(p for c in children_of(process) for p in below(c))]
+
+def children_of(process):
+    with open(f"/proc/{process}/task/{process}/children") as file:
+        return map(int, file.read().split())
+
+if __name__ == "__main__":
+    engine = load_engine(folder_of("embedded", "lm"), "vllm")
+    print(*(process for child in active_children() for process in below(child.pid)), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the processes")
+def test_an_engines_processes_end_with_a_killed_owner(small_cache, tmp_path):
+    """Else they would hold the card, and the engine made in place of theirs would find no room."""
+    script = tmp_path / "holds.py"
+    script.write_text(HOLDS)
+    owner = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    others = [int(number) for number in owner.stdout.readline().split()]
+    assert len(others) > 1 and all(map(runs, others)), "vLLM's core and its worker"
+    owner.kill()
+    owner.wait()
+    until = time.monotonic() + 10
+    while (left := [process for process in others if runs(process)]) and time.monotonic() < until:
+        time.sleep(0.1)
+    for process in left:
+        os.kill(process, signal.SIGKILL)
+    assert not left
+
+
+def runs(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
