@@ -8,9 +8,8 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from multiprocessing import active_children
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -139,19 +138,14 @@ class VLLMEngine(Vocabulary):
                     f"a text of {len(request.tokens)} tokens to score does not fit in the "
                     f"{self.context} tokens of {self.name}"
                 )
-        outputs = iter(
-            self._ask(
-                [
-                    _Sequence(request.tokens[: place + 1], _reading(request.options))
-                    for request in requests
-                    for place in request.positions
-                ]
-            )
+        outputs = self._ask(
+            [
+                _Sequence(request.tokens[: place + 1], _reading(request.options))
+                for request in requests
+                for place in request.positions
+            ]
         )
-        return [
-            scored(outputs, request, partial(_logprobs, options=request.options))
-            for request in requests
-        ]
+        return scored(requests, outputs, map(_logprobs, outputs, compared(requests)))
 
     def forget(self) -> None:
         """See `Engine`: no request finds a prompt that was cached before."""
@@ -380,10 +374,21 @@ def _completion(output: Any, ends: frozenset[int]) -> Completion:
     )
 
 
-def scored(outputs: Iterator[Any], request: ScoreRequest, read: Callable[[Any], Tensor]) -> Score:
-    """The score of a request, an output for each of its positions."""
-    own = [next(outputs) for _ in request.positions]
-    return Score(torch.stack([read(output) for output in own]), sum(map(_computed, own)))
+def compared(requests: Sequence[ScoreRequest]) -> list[tuple[int, ...]]:
+    """The options of each position of all requests."""
+    return [request.options for request in requests for _ in request.positions]
+
+
+def scored(
+    requests: Sequence[ScoreRequest], outputs: Sequence[Any], logprobs: Iterable[Tensor]
+) -> list[Score]:
+    """A score for each request, of an output and log-probabilities [options] for each position."""
+    read = zip(outputs, logprobs, strict=True)
+    own = [list(itertools.islice(read, len(request.positions))) for request in requests]
+    return [
+        Score(torch.stack([row for _, row in pairs]), sum(_computed(output) for output, _ in pairs))
+        for pairs in own
+    ]
 
 
 def _computed(output: Any) -> int:

@@ -8,7 +8,6 @@ and the head, which is small, is computed by the same code as in `reasoning.scor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from reasoning.engines.base import Completion, Request, Score, ScoreRequest
-from reasoning.engines.vllm import VLLMEngine, _Sequence, scored
+from reasoning.engines.vllm import VLLMEngine, _Sequence, compared, scored
 from reasoning.scorers.heads import classes, load_head, mute
 
 BACKBONES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
@@ -75,14 +74,16 @@ class VLLMHeadEngine(VLLMEngine):
             for request in requests
             for place in request.positions
         ]
-        outputs = iter(self._ask(prompts))
-        return [
-            scored(outputs, request, partial(self._logprobs, options=request.options))
-            for request in requests
-        ]
+        outputs = self._ask(prompts)
+        pairs = zip(self._classes(outputs), compared(requests), strict=True)
+        logprobs = (logits[list(options)].log_softmax(-1) for logits, options in pairs)
+        return scored(requests, outputs, logprobs)
 
-    def _logprobs(self, output: Any, options: tuple[int, ...]) -> Tensor:
-        """Log-probabilities [options]; NaN where the request was refused."""
-        if isinstance(output, Exception):
-            return torch.full((len(options),), torch.nan)
-        return classes(self.head, output.outputs.data.cpu())[list(options)].log_softmax(-1)
+    def _classes(self, outputs: Sequence[Any]) -> Tensor:
+        """Logits [n, classes], the head computed once for all; NaN where a request was refused."""
+        size = next(self.head.parameters()).shape[1]  # of a hidden state
+        hidden = torch.full((len(outputs), size), torch.nan)
+        for row, output in enumerate(outputs):
+            if not isinstance(output, Exception):
+                hidden[row] = output.outputs.data
+        return classes(self.head, hidden)

@@ -312,11 +312,14 @@ def test_a_reward_model_does_not_generate(scorers):
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_vllm_agrees(scorers, folders, family):
     pytest.importorskip("vllm")
-    on_vllm = load_prm(str(folders[family]), "vllm")
+    on_vllm = load_prm(str(folders[family]), "vllm", {"dtype": "float32"})
+    head, computed = getattr(on_vllm.engine, "head", torch.nn.Identity()), []
+    head.register_forward_hook(lambda *_: computed.append(1))
     try:
         thoughts = [thought_of(*LINES), thought_of(*OTHERS), thought_of(*LINES[:1])]
         ours, read = scorers[family].scorer.score(thoughts, [3, 4, 1])
         theirs, read_there = on_vllm.score(thoughts, [3, 4, 1])
+        assert len(computed) <= 1, "the head, for all positions together"
         assert theirs == [pytest.approx(score, abs=1e-3) for score in ours]
         again, anew = on_vllm.score(thoughts, [3, 4, 1])  # now from the prefix cache
         judged = [bool(score) for score in ours]  # an unfinished solution may not be: nothing read
