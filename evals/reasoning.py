@@ -20,9 +20,9 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from evals.models import Loaded, load_lm, load_scorer, side_by_side
+from evals.models import Loaded, claim_of, load_lm, load_scorer, side_by_side
 from evals.records import RecordStore, check_format, fingerprint
-from evals.runner import Crew, Kept, Runner, RunnerKind, runner_of
+from evals.runner import Claim, Crew, Kept, Runner, RunnerKind, runner_of
 from evals.stats import wilson_interval
 from mbrl_core import Budget, Plan, RandomShooting, Rollout, Tree
 from mbrl_core.viewer import save_html
@@ -179,7 +179,9 @@ def evaluate(
         described["shots_contents"] = _digest(prompt.shots) if shots and prompt else None
     folder = Path(out) / "trees"
     pages = {p.id: folder / f"{p.id.replace('/', '-')}.html" for p in problems[:trees]}
-    lm, judge = side_by_side(model, engine, engine_options, scorer, scorer_engine, scorer_options)
+    lm, judge = side_by_side(
+        model, engine, engine_options, scorer, scorer_engine, scorer_options, gpus
+    )
     work = Answering(
         task=kind,
         strategy=strategy,
@@ -209,7 +211,8 @@ def evaluate(
                 scorer_options=scorer_options,
             ):
                 say(f"note: {sentence}")
-            crew = stack.enter_context(Crew(runner=placed(runner, workers, cpus, gpus, address)))
+            where = placed(runner, workers, cpus, gpus, address, claim_of(lm, judge))
+            crew = stack.enter_context(Crew(runner=where))
         crew.do(
             work,
             problems,
@@ -442,12 +445,17 @@ class Answering:
 
 
 def placed(
-    runner: RunnerKind, workers: int, cpus: float, gpus: float, address: str | None
+    runner: RunnerKind,
+    workers: int,
+    cpus: float,
+    gpus: float,
+    address: str | None,
+    claim: Claim,
 ) -> Runner | None:
-    """The runner of a run's options; None where all is done in this process."""
+    """The runner of a run's options and models; None where all is done in this process."""
     if runner == "local" and workers == 1:
         return None
-    return runner_of(runner, workers, cpus, gpus, address)
+    return runner_of(runner, workers, cpus, gpus, address, claim)
 
 
 def few_shot(

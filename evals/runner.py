@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -77,6 +77,16 @@ class Work(Protocol):
         ...
 
 
+class Claim(NamedTuple):
+    """What a worker takes of the graphics cards where the option `gpus` does not say."""
+
+    cards: int = 0  # that its models are on
+    whole: bool = False  # whether it leaves no room on them, as vLLM does
+
+
+NO_CARDS = Claim()
+
+
 class Worker(Protocol):
     """Does one batch after the other, somewhere."""
 
@@ -134,27 +144,29 @@ class Desk:
 class Local:
     """Processes on this machine, with its cores and graphics cards shared out among them.
 
-    gpus: cards for each worker.
+    gpus, claim: see `cards_each`.
     """
 
     workers: int = 2
     gpus: int = 0
+    claim: Claim = NO_CARDS
 
     @contextmanager
     def start(self) -> Iterator[Hire]:
-        """See `Runner`."""
-        yield lambda place: _Process(place, self)
+        """See `Runner`. Raises what `cards_each` raises."""
+        cards = _visible_cards() if self.gpus or self.claim.cards else []
+        each = int(
+            cards_each(self.workers, self.gpus, self.claim, [{"GPU": len(cards)}], "this machine")
+        )
+        yield lambda place: _Process(self.workers, cards[place * each : (place + 1) * each])
 
 
 class _Process:
     """A worker that is a process of this machine, and ends with its parent."""
 
-    def __init__(self, place: int, runner: Local) -> None:
+    def __init__(self, workers: int, cards: Sequence[str]) -> None:
         self.pool = futures.ProcessPoolExecutor(
-            1,
-            multiprocessing.get_context("spawn"),
-            _enter,
-            (os.getpid(), place, runner.workers, runner.gpus),
+            1, multiprocessing.get_context("spawn"), _enter, (os.getpid(), workers, cards)
         )
 
     def do(self, work: Work, batch: Sequence[Any], folder: str) -> futures.Future[None]:
@@ -183,21 +195,24 @@ def _leave() -> None:
     _desk.leave()
 
 
-def _enter(parent: int, place: int, workers: int, gpus: int) -> None:
+def _enter(parent: int, workers: int, cards: Sequence[str]) -> None:
     """Make this process a worker: it ends with its parent and keeps to its share of the machine."""
     end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends its workers
-    if gpus:
-        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-        cards = shown.split(",") if shown else [str(i) for i in range(workers * gpus)]
-        own = cards[place * gpus : (place + 1) * gpus]
-        if len(own) < gpus:
-            raise ValueError(f"{workers} workers need {workers * gpus} cards, not {len(cards)}")
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+    if cards:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(cards)
     if "OMP_NUM_THREADS" not in os.environ:
         import torch
 
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
+def _visible_cards() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls the graphics cards that this process may use."""
+    import torch
+
+    number, shown = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return shown.split(",")[:number] if shown else [str(card) for card in range(number)]
 
 
 # ---------------------------------------------------------------------------------------------- ray
@@ -207,23 +222,28 @@ def _enter(parent: int, place: int, workers: int, gpus: int) -> None:
 class Ray:
     """Actors of a Ray cluster whose machines share a file system and this Python environment.
 
-    cpus, gpus: reserved for each worker.
+    cpus, gpus: reserved for each worker; of the cards see `cards_each`.
     address: of a running cluster; null starts one on this machine.
     """
 
     workers: int = 2
     cpus: float = 1
     gpus: float = 0
+    claim: Claim = NO_CARDS
     address: str | None = None
 
     @contextmanager
     def start(self) -> Iterator[Hire]:
-        """See `Runner`."""
+        """See `Runner`. Raises what `cards_each` raises."""
         ray = importlib.import_module("ray")
         own = {} if self.address else {"num_cpus": math.ceil(self.workers * self.cpus)}
         ray.init(self.address or "local", include_dashboard=False, logging_level="error", **own)
-        seat = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_restarts=0)(Desk)
         try:
+            machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            gpus = cards_each(
+                self.workers, self.gpus, self.claim, machines, "the Ray cluster", self.cpus
+            )
+            seat = ray.remote(num_cpus=self.cpus, num_gpus=gpus, max_restarts=0)(Desk)
             yield lambda place: _Actor(ray, seat.remote())
         finally:
             ray.shutdown()
@@ -247,8 +267,60 @@ class _Actor:
         self.ray.kill(self.actor)
 
 
+def cards_each(
+    workers: int,
+    gpus: float,
+    claim: Claim,
+    machines: Sequence[Mapping[str, float]],
+    where: str,
+    cpus: float = 0,
+) -> float:
+    """Graphics cards for each worker: as many as `gpus` says; where it is 0, as many as several
+    workers claim, if there are enough, else none of its own.
+
+    machines: the cards (GPU) and processors (CPU) of each of `where`.
+
+    Raises ValueError where workers would wait for a place for ever, compute without a card that
+    they were to have, or each claim the same card whole.
+    """
+    cards = sum(machine.get("GPU", 0) for machine in machines)
+    claims = not gpus and workers > 1 and bool(cards and claim.cards)
+    each = claim.cards if claims else gpus
+    room = sum(_room(machine, cpus, each, workers) for machine in machines)
+    if room >= workers:
+        return each
+    if claims and not claim.whole:
+        return cards_each(workers, 0, NO_CARDS, machines, where, cpus)
+    processors = sum(machine.get("CPU", 0) for machine in machines)
+    wanted, found = (
+        f"gpus={some:g}" + f" cpus={others:g}" * bool(cpus)
+        for some, others in ((each, cpus), (cards, processors))
+    )
+    instead = f"set workers={room}" if room else "let each have less"
+    if claims and claim.cards == 1 and workers > cards:  # vLLM is told how much of a card to take
+        part = math.floor(100 / math.ceil(workers / cards)) / 100
+        instead += f", or runner=ray gpus={part:g} to divide a card among workers"
+    raise ValueError(f"{workers} workers need {wanted} each and {where} has {found}: {instead}")
+
+
+def _room(machine: Mapping[str, float], cpus: float, gpus: float, most: int) -> int:
+    """How many workers, up to `most`, find a place; a part of a card is of one card."""
+    cards, slack = machine.get("GPU", 0), 1e-6
+    rooms = [most]
+    if gpus:
+        rooms.append(int(cards * int(1 / gpus + slack) if gpus < 1 else cards / gpus + slack))
+    if cpus:
+        rooms.append(int(machine.get("CPU", 0) / cpus + slack))
+    return min(rooms)
+
+
 def runner_of(
-    kind: RunnerKind, workers: int, cpus: float = 1, gpus: float = 0, address: str | None = None
+    kind: RunnerKind,
+    workers: int,
+    cpus: float = 1,
+    gpus: float = 0,
+    address: str | None = None,
+    claim: Claim = NO_CARDS,
 ) -> Runner:
     """The runner that options name. Raises ValueError on an unknown kind or too few workers."""
     if workers < 1:
@@ -256,9 +328,9 @@ def runner_of(
     if kind == "local":
         if gpus != int(gpus):
             raise ValueError(f"runner=local gives a worker whole cards, not {gpus:g}")
-        return Local(workers=workers, gpus=int(gpus))
+        return Local(workers=workers, gpus=int(gpus), claim=claim)
     if kind == "ray":
-        return Ray(workers=workers, cpus=cpus, gpus=gpus, address=address)
+        return Ray(workers=workers, cpus=cpus, gpus=gpus, claim=claim, address=address)
     raise ValueError(f"runner must be local or ray, not {kind!r}")
 
 

@@ -21,7 +21,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, cast
 
-from evals.models import Loaded, load_lm, load_scorer, side_by_side
+from evals.models import Loaded, claim_of, load_lm, load_scorer, side_by_side
 from evals.reasoning import in_threads, placed
 from evals.records import RecordStore, write_atomically
 from evals.runner import Crew, Kept, Runner, RunnerKind
@@ -194,13 +194,16 @@ def throughput(
     problems = kind.load(data=data, limit=limit)
     if len(problems) < workers:
         raise ValueError(f"{workers} workers need as many problems, and there are {len(problems)}")
-    models = side_by_side(model, engine, engine_options, scorer, scorer_engine, scorer_options)
+    models = side_by_side(
+        model, engine, engine_options, scorer, scorer_engine, scorer_options, gpus
+    )
     shares = [
         Share(Search(strategy, *models, kind, max_tokens), groups, seed + number)
         for number in range(rounds)
     ]
     spreads: list[float | None] = [None] * rounds
-    if (where := placed(runner, workers, cpus, gpus, address)) is not None:
+    where = placed(runner, workers, cpus, gpus, address, claim_of(*models))
+    if where is not None:
         spreads = _by_workers(where, shares, problems, say)
     loaded = shares[0].search.load()
     with loaded.models:

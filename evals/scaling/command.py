@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from configs.cli import call
 from evals import reasoning
-from evals.models import count_parameters
+from evals.models import claim_of, count_parameters, side_by_side
 from evals.records import load_run
 from evals.runner import Crew, RunnerKind
 from evals.scaling.cells import (
@@ -150,23 +150,28 @@ def scaling(
     chosen["difficulty"] = probing._asdict()
     chosen["options"] = {name: dict(of_one) for name, of_one in (options or {}).items()}
     sweep = Sweep({**shared, **chosen}, parameters_of(model, scorer), first)
-    with Crew(runner=reasoning.placed(runner, workers, cpus, gpus, address)) as crew:
+    models = side_by_side(model, engine, engine_options, scorer, scorer_engine, scorer_options)
+    where = reasoning.placed(runner, workers, cpus, gpus, address, claim_of(*models))
+    with Crew(runner=where) as crew:
         for cell in first:
-            _run(folder, cell, shared, crew, say)
+            _run(folder, cell, shared, crew, gpus, say)
         unit = unit_of(load_run(folder / first[-1].name)[1], separator)
         trees = tree_cells(strategies, budgets, by, unit, say, options)
         sweep = sweep._replace(cells=[*first, *trees])
         save_sweep(folder, sweep)
         for cell in trees:
-            _run(folder, cell, shared, crew, say)
+            _run(folder, cell, shared, crew, gpus, say)
     return write_page(folder, say)
 
 
-def _run(folder: Path, cell: Cell, shared: dict[str, Any], crew: Crew, say: Say) -> None:
+def _run(
+    folder: Path, cell: Cell, shared: dict[str, Any], crew: Crew, gpus: float, say: Say
+) -> None:
     """Answer what is missing of one cell."""
     say(cell.name)
     given = [option_text(name, value) for name, value in shared.items()]
     given += [*cell.options, option_text("out", folder / cell.name)]
+    given.append(option_text("gpus", gpus))
     call(
         "evals_reasoning",
         reasoning.evaluate,

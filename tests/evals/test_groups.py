@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from evals import models, reasoning
-from evals.models import Loaded, share_card
+from evals.models import Loaded, claim_of, share_card, side_by_side
 from evals.reasoning import evaluate, in_threads
 from evals.records import FAILURES
+from evals.runner import Claim
 from reasoning.engines import EngineError, ScriptedEngine, Shared, failure, load_engine
 from reasoning.strategies import best_of_n, mcts, tree_of_thoughts
 from tests.evals.commands import records_of, summary_of, timeless
@@ -191,3 +192,39 @@ def test_two_models_on_one_card_leave_each_other_room(monkeypatch):
     assert share_card(small, here)[1] == here
     judge = Loaded("critique", "vllm", {})
     assert share_card(small, judge) == (small, judge), "the model judges itself: there is no other"
+
+
+def test_models_on_different_cards_have_one_each(monkeypatch):
+    monkeypatch.setattr(models, "count_parameters", lambda name: None)
+    lm = Loaded("lm", "vllm", {})
+    for scorer in (
+        Loaded("prm", "vllm", {"device_ids": [1]}),
+        Loaded("prm", "transformers", {"device": "cuda:1"}),
+        Loaded("prm", "transformers", {"device": "cpu"}),
+    ):
+        assert share_card(lm, scorer) == (lm, scorer)
+    wide = Loaded("lm", "vllm", {"tensor_parallel_size": 2})
+    assert share_card(wide, Loaded("prm", "vllm", {"device_ids": [1]}))[0] != wide
+
+
+def test_a_part_of_a_card_is_what_models_divide(monkeypatch):
+    monkeypatch.setattr(models, "count_parameters", lambda name: None)
+
+    def taken(*scorer: Any, gpus: float) -> list[float | None]:
+        both = side_by_side("lm", "vllm", {}, *(scorer or (None, None, None)), gpus)
+        return [one and one.options.get("gpu_memory_utilization") for one in both]
+
+    assert taken(gpus=0.5) == [0.45, None]
+    assert taken("prm", "vllm", {}, gpus=0.5) == [0.225, 0.225]
+    assert taken("critique", "vllm", {}, gpus=0.5) == [0.45, None]
+    assert taken(gpus=0) == taken(gpus=1) == taken(gpus=2) == [None, None]
+
+
+def test_what_models_claim_of_the_cards():
+    lm, small = Loaded("lm", "vllm", {}), Loaded("lm", "transformers", {})
+    assert claim_of(lm, None) == claim_of(lm, Loaded("critique", "vllm", {})) == Claim(1, True)
+    assert claim_of(lm, lm._replace(options={"device_ids": [1]})) == Claim(2, True)
+    assert claim_of(lm._replace(options={"tensor_parallel_size": 4}), small) == Claim(4, True)
+    assert claim_of(small, small) == Claim(1, False)
+    assert claim_of(small._replace(options={"device": "cpu"}), None) == Claim(0, False)
+    assert claim_of(Loaded("lm", "openai", {}), None) == Claim(0, False)

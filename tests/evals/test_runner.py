@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from evals.records import RecordStore, read_records
-from evals.runner import WORKERS, Crew, Local, Ray, merge, runner_of
+from evals.runner import WORKERS, Claim, Crew, Local, Ray, cards_each, merge, runner_of
 
 
 class Number(NamedTuple):
@@ -139,3 +140,99 @@ def test_what_workers_of_a_killed_run_left_is_taken_over(tmp_path):
 def test_options_that_name_no_runner_are_refused(options, told):
     with pytest.raises(ValueError, match=told):
         runner_of(**options)
+
+
+# ------------------------------------------------------------------------------ graphics cards
+
+
+class Cards(NamedTuple):
+    """Notes which cards the worker sees."""
+
+    def __call__(self, store, batch, kept, say):
+        for item in batch:
+            time.sleep(0.5)  # so that both workers have some
+            store.append(item.id, {"cards": os.environ.get("CUDA_VISIBLE_DEVICES", "all")})
+
+
+def seen(runner: Local, tmp_path: Path) -> set[str]:
+    """What the workers see, as CUDA_VISIBLE_DEVICES has it."""
+    with Crew(runner=runner) as crew, RecordStore(tmp_path / "a", {}) as store:
+        crew.do(Cards(), NUMBERS[:4], store, batch=1, say=str)
+        return {record["cards"] for record in store.records}
+
+
+ON_VLLM, ON_TRANSFORMERS, ON_SERVER = Claim(1, whole=True), Claim(1), Claim()
+
+
+@pytest.mark.parametrize(
+    ("runner", "cards"),
+    [
+        (Local(gpus=2), {"3,5", "6,7"}),
+        (Local(claim=ON_VLLM), {"3", "5"}),
+        (Local(claim=ON_SERVER), {"3,5,6,7"}),
+    ],
+    ids=["told", "claimed", "not needed"],
+)
+def test_a_worker_sees_its_own_cards(runner, cards, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert seen(runner, tmp_path) == cards
+
+
+def test_more_workers_than_cards_are_refused_before_they_begin(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    told = "^2 workers need gpus=1 each and this machine has gpus=1: set workers=1"
+    with pytest.raises(ValueError, match=f"{told}$"):
+        seen(Local(gpus=1), tmp_path)
+    with pytest.raises(ValueError, match=f"{told}, or runner=ray gpus=0.5 to divide a card"):
+        seen(Local(claim=ON_VLLM), tmp_path)
+    assert seen(Local(claim=ON_TRANSFORMERS), tmp_path) == {"all"}, "their models share it"
+
+
+@needs_ray
+def test_actors_that_find_no_place_are_refused(tmp_path):
+    """They would wait for one for ever."""
+    with (
+        Crew(runner=Ray(gpus=9)) as crew,
+        RecordStore(tmp_path / "a", {}) as store,
+        pytest.raises(ValueError, match=r"^2 workers need gpus=9 cpus=1 each and the Ray cluster"),
+    ):
+        crew.do(Squares(str(tmp_path)), NUMBERS, store, batch=3, say=str)
+
+
+MACHINES = [{"GPU": 2.0, "CPU": 8.0}, {"CPU": 8.0}, {"GPU": 1.0, "CPU": 2.0}]
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "claim", "each"),
+    [
+        (3, 1, ON_VLLM, 1),
+        (6, 0.5, ON_VLLM, 0.5),
+        (8, 0.33, ON_VLLM, 0.33),
+        (4, 0.6, ON_VLLM, "set workers=3"),  # a card has no room for two
+        (2, 2, ON_VLLM, "the cluster has gpus=3 cpus=18: set workers=1"),
+        (1, 4, ON_VLLM, "let each have less"),
+        (3, 0, ON_VLLM, 1),
+        (2, 0, Claim(2, whole=True), "need gpus=2 cpus=1 each"),
+        (4, 0, ON_VLLM, "set workers=3, or runner=ray gpus=0.5 to divide a card"),
+        (1, 0, ON_VLLM, 0),  # alone it has all
+        (4, 0, ON_TRANSFORMERS, 0),
+        (18, 0, ON_SERVER, 0),
+        (19, 0, ON_SERVER, "19 workers need gpus=0 cpus=1 each"),
+        (19, 0, ON_TRANSFORMERS, "set workers=18"),
+    ],
+)
+def test_cards_for_each_worker(workers, gpus, claim, each):
+    def cards() -> float:
+        return cards_each(workers, gpus, claim, MACHINES, "the cluster", cpus=1)
+
+    if isinstance(each, str):
+        with pytest.raises(ValueError, match=each):
+            cards()
+    else:
+        assert cards() == each
+
+
+def test_without_cards_none_are_claimed():
+    assert cards_each(4, 0, ON_VLLM, [{"GPU": 0}], "this machine") == 0
