@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from reasoning.engines.base import Completion, Fill, Finish, Request, Score, ScoreRequest
+from reasoning.engines.base import (
+    Completion,
+    EngineError,
+    Fill,
+    Finish,
+    Request,
+    Score,
+    ScoreRequest,
+)
 from reasoning.engines.prefixes import Piece, Prefixes
 from reasoning.engines.vocabulary import INSTRUCTION, Vocabulary, unavailable
 
+T = TypeVar("T")
+ON_CARD = 2**14  # tokens computed at once on a graphics card, by default
 END, CLOSE = 2, 1  # what a token may end, see `TransformersEngine.marks`
 
 
@@ -39,6 +51,8 @@ class TransformersEngine(Vocabulary):
     chat: put questions in the tokenizer's chat template; by default where it has one.
     instruction: for the chat template, said before the question.
     max_batch: rows computed at once.
+    max_num_batched_tokens: tokens of prompts, or of texts to score, computed at once; by default
+        ON_CARD on CUDA and any number on CPU. A batch that a card has no memory for is halved.
     device, dtype: by default CUDA where there is one; float32 on CPU, the checkpoint's own on CUDA.
     reuse: GiB kept of the keys and values of texts that a search goes on from; 0: none.
 
@@ -57,6 +71,7 @@ class TransformersEngine(Vocabulary):
         chat: bool | None = None,
         instruction: str = INSTRUCTION,
         max_batch: int = 256,
+        max_num_batched_tokens: int | None = None,
         device: str | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] | None = None,
         reuse: float = 1.0,
@@ -66,9 +81,10 @@ class TransformersEngine(Vocabulary):
         super().__init__(model, chat=chat, instruction=instruction)
         self.make_cache, self.keyword = make_cache, KEYWORD
         self.device = find_device(device)
-        dtype = dtype or ("float32" if self.device.type == "cpu" else None)
-        self.model = self._load(dtype)
+        on_cpu = self.device.type == "cpu"
+        self.model = self._load(dtype or ("float32" if on_cpu else None))
         self.max_batch = max_batch
+        self.max_tokens = max_num_batched_tokens or (sys.maxsize if on_cpu else ON_CARD)
         self.context = int(getattr(self.model.config, "max_position_embeddings", 2**31))
         ends = self.model.generation_config.eos_token_id
         ends = self.tokenizer.eos_token_id if ends is None else ends
@@ -95,13 +111,7 @@ class TransformersEngine(Vocabulary):
         """See `Engine`."""
         for request in requests:
             self._check(request)
-        done: dict[int, Completion] = {}
-        for batch in self._batches([request.tokens for request in requests]):
-            for i, completion in zip(
-                batch, self._generate([requests[i] for i in batch]), strict=True
-            ):
-                done[i] = completion
-        return [done[i] for i in range(len(requests))]
+        return self._in_batches(requests, self._generate, once=True)
 
     def _check(self, request: Request) -> None:
         if not request.tokens:
@@ -112,11 +122,48 @@ class TransformersEngine(Vocabulary):
                 f"generate do not fit in the {self.context} tokens of {self.name}"
             )
 
-    def _batches(self, texts: list[tuple[int, ...]]) -> Iterator[list[int]]:
-        """Indices in batches; texts of similar length, equal ones side by side."""
-        order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), texts[i], i))
-        for start in range(0, len(order), self.max_batch):
-            yield order[start : start + self.max_batch]
+    def _in_batches(
+        self, requests: Sequence[Any], compute: Callable[[list[Any]], list[T]], *, once: bool
+    ) -> list[T]:
+        """What comes of each request, in order; `compute` takes a batch, and equal texts `once`."""
+        done: dict[int, T] = {}
+        for batch in self._batches([request.tokens for request in requests], once):
+            computed = self._halving([requests[i] for i in batch], compute)
+            done |= zip(batch, computed, strict=True)
+        return [done[i] for i in range(len(requests))]
+
+    def _batches(self, texts: list[tuple[int, ...]], once: bool) -> Iterator[list[int]]:
+        """Indices in batches; texts of similar length, equal ones side by side.
+
+        A batch has at most max_batch texts, and max_num_batched_tokens where it has several.
+        """
+        batch: list[int] = []
+        rows = 0  # that are computed
+        for i in sorted(range(len(texts)), key=lambda i: (len(texts[i]), texts[i], i)):
+            known = once and bool(batch) and texts[i] == texts[batch[-1]]
+            tokens = (rows + (not known)) * len(texts[i])
+            if batch and (len(batch) >= self.max_batch or tokens > self.max_tokens):
+                yield batch
+                batch, rows, known = [], 0, False
+            batch.append(i)
+            rows += not known
+        if batch:
+            yield batch
+
+    def _halving(self, requests: list[Any], compute: Callable[[list[Any]], list[T]]) -> list[T]:
+        """`compute` a batch, or halves of it where the device has no memory for the whole.
+
+        Raises EngineError where one request is too much.
+        """
+        with suppress(torch.OutOfMemoryError):
+            return compute(requests)
+        if len(requests) == 1:
+            raise EngineError(
+                f"{self.device} has no memory left to compute {len(requests[0].tokens)} tokens of "
+                f"{self.name}: set dtype=bfloat16 or a smaller reuse in the engine's options"
+            )
+        self.max_batch = half = len(requests) // 2  # others would not fit either
+        return [*self._halving(requests[:half], compute), *self._halving(requests[half:], compute)]
 
     def _generate(self, requests: list[Request]) -> list[Completion]:
         texts = [Text(request.tokens, request.cache_key) for request in requests]
@@ -209,12 +256,7 @@ class TransformersEngine(Vocabulary):
                 f"a text of {longest} tokens to score does not fit in the {self.context} tokens of "
                 f"{self.name}"
             )
-        done: dict[int, Score] = {}
-        for batch in self._batches([request.tokens for request in requests]):
-            chosen = [requests[i] for i in batch]
-            for i, score in zip(batch, self._score(chosen), strict=True):
-                done[i] = score
-        return [done[i] for i in range(len(requests))]
+        return self._in_batches(requests, self._score, once=False)
 
     def _score(self, requests: list[ScoreRequest]) -> list[Score]:
         heads = [Text(request.tokens[: request.shared], request.cache_key) for request in requests]

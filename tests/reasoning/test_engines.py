@@ -22,6 +22,7 @@ from mbrl_core import generator
 from reasoning.engines import (
     Completion,
     Engine,
+    EngineError,
     Fill,
     Request,
     Sampling,
@@ -478,6 +479,67 @@ def test_scores_are_those_of_a_plain_forward(engine, which, max_batch):
         wanted = table[:, list(request.options)].log_softmax(-1)
         assert result.logprobs.shape == (len(request.positions), len(request.options))
         torch.testing.assert_close(result.logprobs, wanted, atol=1e-4, rtol=1e-4)
+
+
+# ------------------------------------------------------------------------------ memory
+
+
+def batches_of(engine: TransformersEngine, kind: str, monkeypatch) -> list[list[int]]:
+    """The lengths of texts in each batch that will be computed."""
+    made: list[list[int]] = []
+    compute = getattr(engine, kind)
+    note = lambda batch: made.append([len(request.tokens) for request in batch])  # noqa: E731
+    monkeypatch.setattr(engine, kind, lambda batch: note(batch) or compute(batch))
+    return made
+
+
+def test_a_batch_has_no_more_tokens_than_the_engine_takes(folder, monkeypatch):
+    free = TransformersEngine(folder, device="cpu")
+    bound = TransformersEngine(folder, device="cpu", max_num_batched_tokens=70)
+    requests = score_requests(free)
+    made = batches_of(bound, "_score", monkeypatch)
+    for one, other in zip(bound.score(requests), free.score(requests), strict=True):
+        torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-4, rtol=1e-4)
+    assert all(len(batch) * max(batch) <= 70 for batch in made) and 1 < len(made) < len(requests)
+    made = batches_of(free, "_score", monkeypatch)
+    free.score(requests * 30)
+    assert len(made) == 1, "on a CPU"
+
+
+def test_copies_of_a_prompt_count_once(folder, monkeypatch):
+    engine = TransformersEngine(folder, device="cpu", max_num_batched_tokens=30)
+    prompt = engine.encode_prompt("1+2")
+    made = batches_of(engine, "_generate", monkeypatch)
+    engine.generate([Request(prompt, 2, 1.0, seed) for seed in range(9)])
+    assert made == [[len(prompt)] * 9] and len(prompt) <= 30 < 9 * len(prompt)
+
+
+def run_out(engine: TransformersEngine, rows: int, monkeypatch) -> None:
+    """Have memory for batches of so many rows."""
+    forward = engine.model.forward
+
+    def limited(**inputs):
+        if len(inputs["input_ids"]) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(**inputs)
+
+    monkeypatch.setattr(engine.model, "forward", limited)
+
+
+def test_a_batch_that_memory_has_no_room_for_is_halved(ending_folder, ending, monkeypatch):
+    requests, scored = mixed_requests(ending), score_requests(ending)
+    engine = TransformersEngine(ending_folder, device="cpu")
+    run_out(engine, 3, monkeypatch)
+    assert all(map(same, engine.generate(requests), ending.generate(requests)))
+    assert 1 < engine.max_batch < len(requests), "it does not try again what did not fit"
+    for one, other in zip(engine.score(scored), ending.score(scored), strict=True):
+        torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-4, rtol=1e-4)
+
+
+def test_one_text_that_memory_has_no_room_for_is_told(ending, monkeypatch):
+    run_out(ending, 0, monkeypatch)
+    with pytest.raises(EngineError, match=r"^cpu has no memory left to compute .* dtype=bfloat16"):
+        ending.generate(mixed_requests(ending))
 
 
 def test_scripted_scores_are_normalised_weights():
