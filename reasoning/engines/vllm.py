@@ -50,7 +50,8 @@ class VLLMEngine(Vocabulary):
     chat: put questions in the tokenizer's chat template; by default where it has one.
     instruction: for the chat template, said before the question.
     max_batch: sequences computed at once.
-    dtype: by default float32 on CPU, the checkpoint's own elsewhere.
+    dtype: by default float32 on CPU; elsewhere the checkpoint's own, but half precision for one in
+        float32.
     own_process: False runs the model in this process, where vLLM's own would work in turn on a CPU
         and wait for one another by spinning: a step of 4 rows takes half the time, of 256 five
         sixths. A process can run one such engine at a time, made before Numba is loaded.
@@ -64,13 +65,14 @@ class VLLMEngine(Vocabulary):
     Scores are read one position at a time, as what would come next after a prompt that ends there:
     that reads the cache, which vLLM cannot do where it returns log-probabilities of the prompt.
 
-    `context` is one token less than vLLM's own, for the token that it draws after a scored text.
+    `context` is one token less than vLLM's own, for the token that it draws after a scored text:
+    `max_model_len`, or by default the model's length, or as much of it as the cache has room for.
 
     vLLM's processes are spawned: a script that makes an engine does so behind
     `if __name__ == "__main__":`.
 
-    Raises ModuleNotFoundError where vLLM is not installed, ValueError where the model cannot run in
-    this process, and what `Vocabulary` raises.
+    Raises ModuleNotFoundError where vLLM is not installed, ValueError for a `revision` or where the
+    model cannot run in this process, and what `Vocabulary` raises.
     """
 
     def __init__(
@@ -84,14 +86,21 @@ class VLLMEngine(Vocabulary):
         own_process: bool = True,
         **arguments: Any,
     ) -> None:
+        if "revision" in arguments:
+            raise ValueError(
+                f"revision would hold for the weights of {model} alone, not for its tokenizer: "
+                "download that revision and name its folder"
+            )
         from vllm import EngineArgs, LLMEngine
+        from vllm.platforms import current_platform
 
         others = set(active_children())
         super().__init__(model, chat=chat, instruction=instruction)
-        on_cpu = not torch.cuda.is_available()
+        on_cpu = current_platform.is_cpu()
         settings = {
             "dtype": dtype or ("float32" if on_cpu else "auto"),
             "max_num_seqs": max_batch,
+            "max_model_len": -1,  # vLLM fits it to the memory that is left
             "enable_prefix_caching": True,
             "disable_log_stats": True,
             "worker_extension_cls": f"{Owned.__module__}.{Owned.__name__}",

@@ -29,6 +29,7 @@ from reasoning.engines import (
     ScoreRequest,
     ScriptedEngine,
     TransformersEngine,
+    load_engine,
 )
 from reasoning.engines.cache import KEYWORD, RoomyLayer, make_cache
 from reasoning.engines.prefixes import Prefixes
@@ -631,3 +632,9 @@ def test_vllm_does_not_fork_where_nobody_asks_it_to(said, method):
         [sys.executable, "-c", script], env={**rest, "PYTHONPATH": root, **said}, text=True
     )
     assert told.strip() == method
+
+
+@pytest.mark.parametrize("kind", ["transformers", "vllm"])
+def test_a_revision_of_the_weights_alone_is_refused(folder, kind):
+    with pytest.raises(ValueError, match="revision"):
+        load_engine(str(folder), kind, {"revision": "v2"})

@@ -251,6 +251,19 @@ def test_a_killed_engine_is_told_to_all_who_wait_and_come_later(beside, here):
         beside.generate(requests)
 
 
+def test_a_context_is_as_long_as_the_cache_has_room_for(small_cache):
+    """By the model's own, vLLM would refuse to begin where memory is short."""
+    engine = load_engine(MODEL, "vllm", {"num_gpu_blocks_override": 5})
+    try:
+        assert engine.context == 4 * 32 - 1, "a block is vLLM's own"
+        full = ScoreRequest((5,) * engine.context, (engine.context - 1,), (5, 6))
+        assert all(score.logprobs.isfinite().all() for score in engine.score([full, full]))
+        with pytest.raises(ValueError, match="do not fit in the 127 tokens"):
+            engine.generate([Request(full.tokens, 1, 1.0, 0)])
+    finally:
+        engine.close()
+
+
 WITHIN = """
 import os
 import torch
