@@ -27,6 +27,7 @@ CONFIG = "config.json"
 RECORDS = "records.jsonl"
 FAILURES = "failures.jsonl"
 SUMMARY = "summary.json"
+WORKERS = "workers"  # folder, inside the run's, of what is not yet merged
 
 
 class RecordStore:
@@ -41,7 +42,8 @@ class RecordStore:
 
         Raises:
             ValueError: the folder holds something of a run with other arguments, which are named
-                with both values; or its records are malformed; or an argument is not plain data.
+                with both values, or records of a run without its arguments; or its records are
+                malformed; or an argument is not plain data.
             BlockingIOError: another process has the folder open.
             OSError: the disk refuses; the message names the file.
         """
@@ -252,12 +254,18 @@ def _canonical(value: Any) -> Any:
 
 
 def _claim(path: Path, arguments: Mapping[str, Any]) -> None:
-    """Write `config.json`, or refuse a folder that holds something of a run of other arguments."""
+    """Write `config.json`, or refuse a folder that holds something of a run of other arguments, or
+    of one that does not say its own."""
     text = _encode({"hash": "", "arguments": dict(arguments)}, "the arguments", indent=2)
     wanted = json.loads(text)["arguments"]
     found = _arguments(path) if path.exists() else None
     if found is not None and hash_arguments(found) == hash_arguments(wanted):
         return
+    if found is None and _holds_records(path.parent):
+        raise ValueError(
+            f"{path.parent} holds records, but no {CONFIG} that says of which run: put it back, or "
+            "choose another folder"
+        )
     if found is not None and not _is_empty(path.parent):
         raise ValueError(
             f"{path.parent} holds a run with other arguments: "
@@ -265,6 +273,12 @@ def _claim(path: Path, arguments: Mapping[str, Any]) -> None:
         )
     config = {"hash": hash_arguments(wanted), "arguments": wanted}
     write_atomically(path, json.dumps(config, indent=2) + "\n")
+
+
+def _holds_records(folder: Path) -> bool:
+    """Whether a run, or a worker of it, has left a record or a failure in its folder."""
+    found = (file for at in (folder, *folder.glob(f"{WORKERS}/*")) for file in at.glob("*.jsonl"))
+    return any(file.name in (RECORDS, FAILURES) and file.stat().st_size for file in found)
 
 
 def _is_empty(folder: Path) -> bool:

@@ -23,9 +23,8 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from configs.processes import end_with
-from evals.records import FAILURES, RECORDS, RecordStore, read_failures, read_records
+from evals.records import FAILURES, RECORDS, WORKERS, RecordStore, read_failures, read_records
 
-WORKERS = "workers"  # folder, inside the run's, of what is not yet merged
 TRIES = 2  # how often a batch is given to a worker at most
 Say: TypeAlias = Callable[[str], None]
 RunnerKind = Literal["local", "ray"]

@@ -72,6 +72,16 @@ def test_a_run_that_has_left_nothing_makes_room(tmp_path):
         RecordStore(tmp_path, ARGUMENTS)
 
 
+@pytest.mark.parametrize("place", [".", "workers/1-1"])
+def test_records_that_do_not_say_of_which_run_they_are_are_refused(tmp_path, place):
+    with RecordStore(tmp_path / place, ARGUMENTS) as store:
+        store.append(0, {"score": 1.0})
+    (tmp_path / place / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"holds records, but no config\.json .* another folder"):
+        RecordStore(tmp_path, ARGUMENTS | {"seed": 1})
+    assert not (tmp_path / "config.json").exists()
+
+
 def test_what_a_record_lacks_is_named():
     records = [{"id": 0, "correct": True, "strict": True}, {"id": 1, "correct": True}]
     check_format("run", records, "correct")

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from evals.records import RecordStore, read_records
-from evals.runner import WORKERS, Claim, Crew, Local, Ray, cards_each, merge, runner_of
+from evals.records import WORKERS, RecordStore, read_records
+from evals.runner import Claim, Crew, Local, Ray, cards_each, merge, runner_of
 
 
 class Number(NamedTuple):
