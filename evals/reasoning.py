@@ -329,9 +329,8 @@ def _closed(
 
 
 def _of(problems: Sequence[Problem], store: RecordStore) -> list[dict[str, Any]]:
-    """The records of these problems, in the order of completion."""
-    asked = {problem.id for problem in problems}
-    return [record for record in store.records if record["id"] in asked]
+    """The records of these problems, in their order."""
+    return [store[problem.id] for problem in problems if problem.id in store]
 
 
 def _digest(value: object) -> str:

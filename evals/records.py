@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -197,12 +198,22 @@ def read_failures(path: str | Path) -> dict[str | int, str]:
 def load_run(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The arguments and the records of a run folder, which another process may be writing.
 
+    Records are in the order of their ids, numbers in them as numbers: what is made of them does not
+    depend on which was completed first.
+
     Raises FileNotFoundError where `folder` holds no run and ValueError where a record is malformed.
     """
     path = Path(folder) / CONFIG
     if not path.exists():
         raise FileNotFoundError(f"{folder} is not a run folder: it has no {CONFIG}")
-    return _arguments(path), list(read_records(Path(folder) / RECORDS))
+    records = sorted(read_records(Path(folder) / RECORDS), key=lambda record: _rank(record["id"]))
+    return _arguments(path), records
+
+
+def _rank(id: str | int) -> tuple[list[str | int], str]:
+    """What ids are sorted by: a9 comes before a10."""
+    parts = re.split("([0-9]+)", str(id))  # texts and numbers in turn
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], str(id)
 
 
 def check_format(folder: str | Path, records: Iterable[Mapping[str, Any]], *names: str) -> None:

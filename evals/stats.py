@@ -217,8 +217,8 @@ def maj_at_k(
     """Chance that the majority of k out of n samples is correct, over random k-subsets: [P].
 
     Ties: answers with equally many votes share the win, so one of two counts a half. An answer of
-    `None` (nothing could be read) does not vote; where nobody votes the problem counts as wrong. At
-    k = n the result is exact; otherwise its standard error is at most 0.5 / sqrt(subsets).
+    `None` (nothing could be read) does not vote; where nobody votes the problem counts as wrong.
+    One vote and all n are exact; otherwise the standard error is at most 0.5 / sqrt(subsets).
 
     Args:
         answers: P lists of n answers.
@@ -234,12 +234,19 @@ def maj_at_k(
     all_weights = np.ones((len(answers), n)) if weights is None else np.asarray(weights, np.float64)
     if all_weights.shape != (len(answers), n) or not (all_weights >= 0).all():
         raise ValueError(f"weights must be [{len(answers)}, {n}] and not below 0")
-    draws = 1 if k == n else subsets
     result = np.zeros(len(answers))
     for problem, row in enumerate(answers):
-        chosen = np.argsort(rng.random((draws, n)), axis=1)[:, :k]
+        chosen = _subsets(n, k, subsets, rng)
         result[problem] = _vote(row, truth[problem], chosen, all_weights[problem])
     return result
+
+
+def _subsets(n: int, k: int, number: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """All k-subsets of n where they are each one alone or all together, else `number` random ones:
+    [subsets, k]."""
+    if k in (1, n):
+        return np.arange(n).reshape(-1, k)
+    return np.argsort(rng.random((number, n)), axis=1)[:, :k]
 
 
 def _vote(

@@ -102,9 +102,10 @@ def sampled(
 ) -> list[Point]:
     """The points of a strategy over whole samples at every k of `sizes`, out of the largest run.
 
-    best_of_n and pass are exact; votes are means over `SUBSETS` random k-subsets, where answers
-    with equal votes share the win. Costs are k/n of the run's, but for the prompt, which is charged
-    whole at every k. What does not read scores is not charged for them.
+    best_of_n and pass are exact; votes are means over `SUBSETS` random k-subsets, exact for one
+    sample and for all, where answers with equal votes share the win. Costs are k/n of the run's,
+    but for the prompt, which is charged whole at every k. What does not read scores is not charged
+    for them.
 
     Args:
         strategy: best_of_n, self_consistency, weighted_vote, soft_best_of_n, or pass (some sample

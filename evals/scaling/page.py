@@ -96,9 +96,10 @@ METHOD = (
     "Intervals are 95%, by a bootstrap over problems; differences are paired by problem. Right is "
     "what the task's own grader accepts. Best-of-k and any-of-k are exact expectations over "
     "the k-subsets of the largest run's samples (Chen et al. 2021), votes are means over 200 "
-    "random subsets, where answers with equal votes share the win; the runs themselves give ties "
-    "to the earlier answer. A part of the samples is charged its part of the tokens and of the "
-    "time, and the whole prompt; self-consistency is charged no scorer."
+    "random subsets, exact for one sample and for all, where answers with equal votes share the "
+    "win; the runs themselves give ties to the earlier answer. A part of the samples is charged "
+    "its part of the tokens and of the time, and the whole prompt; self-consistency is charged no "
+    "scorer."
 )
 EXPLORED = (
     "These are many comparisons on the same problems: of twenty without any difference one shows "

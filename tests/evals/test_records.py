@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,17 @@ def test_disk_errors_name_the_file(tmp_path, monkeypatch):
         monkeypatch.undo()
         store.append(1, {"score": 3})  # the half-written line was taken back
     assert [record["score"] for record in load_run(tmp_path / "run")[1]] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "ids", [["test-2", "test-10", "test-10-b", "train-1"], [9, 10, 101], ["7", "a", "a0", "a00"]]
+)
+def test_records_are_read_in_the_order_of_problems(tmp_path, ids):
+    for number, order in enumerate(permutations(ids)):
+        with RecordStore(tmp_path / str(number), ARGUMENTS) as store:
+            for id in order:
+                store.append(id, {})
+        assert [record["id"] for record in load_run(tmp_path / str(number))[1]] == ids
 
 
 def test_load_run_refuses_another_folder(tmp_path):

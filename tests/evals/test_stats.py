@@ -163,7 +163,7 @@ def test_maj_at_k_is_near_the_mean_over_all_subsets():
 
 def test_maj_at_k_one_vote_is_the_mean_and_all_votes_are_exact():
     answers = [["a", "a", "b", "c"]]
-    assert maj_at_k(answers, ["a"], 1, rng(), subsets=8000)[0] == pytest.approx(0.5, abs=0.02)
+    assert maj_at_k(answers, ["a"], 1, rng(), subsets=3)[0] == 0.5
     assert maj_at_k(answers, ["a"], 4, rng())[0] == 1.0
     assert maj_at_k([["a", "b"]], ["a"], 2, rng())[0] == 0.5
     assert maj_at_k([[None, None]], ["a"], 2, rng())[0] == 0.0
