@@ -148,6 +148,8 @@ def tree_cells(
             for strategy, options in chosen.items():
                 if options is None:
                     continue
+                if (strategy, limit) == ("particle_filter", "nodes"):
+                    options = _particles(size, nodes, math.ceil(nodes / size))
                 stop = f"budget.{LIMITS[limit]}={limits[limit]}"
                 shape = (*options, *_given(strategy, settings or {}), stop)
                 cells.append(Cell(strategy, limit, limits[limit], size, shape))
@@ -236,9 +238,10 @@ def _lookahead(size: int, nodes: int) -> tuple[str, ...] | None:
     return _beam("lookahead")(size, nodes) if nodes > 2 else None
 
 
-def _particles(size: int, nodes: int) -> tuple[str, ...]:
-    """As many particles as there are nodes for, each of the whole depth."""
-    shape = f"strategy.particles={size}", f"strategy.depth={min(24, nodes)}"
+def _particles(size: int, nodes: int, deepest: int = 24) -> tuple[str, ...]:
+    """A particle for each solution; a limit on nodes has them set aside for the whole depth of each
+    particle, which is then what a solution takes."""
+    shape = f"strategy.particles={size}", f"strategy.depth={min(24, nodes, deepest)}"
     return ("strategy=particle_filter", *shape)
 
 

@@ -332,6 +332,17 @@ def test_a_search_that_a_size_does_not_pay_for_is_left_out():
     ]
 
 
+def test_particles_limited_by_nodes_go_as_deep_as_a_solution():
+    """All that is allowed is set aside for whole particles: 86 // 6 = 14 of the 16 are."""
+    cells = tree_cells(["particle_filter"], [1, 16], ["nodes", "tokens"], Unit(5.35, 60.0))
+    assert [(cell.size, cell.by, *cell.options[1:3]) for cell in cells] == [
+        (1, "nodes", "strategy.particles=1", "strategy.depth=6"),
+        (1, "tokens", "strategy.particles=1", "strategy.depth=6"),
+        (16, "nodes", "strategy.particles=16", "strategy.depth=6"),
+        (16, "tokens", "strategy.particles=16", "strategy.depth=24"),
+    ]
+
+
 def test_a_simulation_over_operations_takes_the_square_root_of_a_size():
     """Of 16 solutions, four beginnings and four ends of every line are four solutions' worth."""
     cells = tree_cells(["rap_operations"], [1, 4, 16, 100], ["tokens"], Unit(5.5, 85.0))
