@@ -13,6 +13,7 @@ which nothing came of a run is free for another.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -360,6 +361,19 @@ def _drop_truncated_line(path: Path) -> None:
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
             os.truncate(path, whole)
+
+
+def check_writable(path: Path) -> None:
+    """Create the folder of a file that is to be written later. OSError, naming the file, where it
+    could not be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder: name a file")
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _named(error, "write", path) from error
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, cast
 
 from evals.models import Loaded, claim_of, load_lm, load_scorer, side_by_side
 from evals.reasoning import in_threads, placed
-from evals.records import RecordStore, write_atomically
+from evals.records import RecordStore, check_writable, write_atomically
 from evals.runner import Crew, Kept, Runner, RunnerKind
 from reasoning.engines import Completion, Engine, EngineKind, Request, Score, ScoreRequest
 from reasoning.reasoner import Reasoner
@@ -185,11 +185,13 @@ def throughput(
 
     Raises:
         ValueError: fewer than one problem, group, round or worker, or fewer problems than workers.
-        OSError: workers are lost.
+        OSError: workers are lost, or `out` cannot be written.
     """
     for name, value in (("groups", groups), ("alone", alone), ("rounds", rounds)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
+    if out is not None:
+        check_writable(Path(out))
     kind = find_task(task)
     problems = kind.load(data=data, limit=limit)
     if len(problems) < workers:

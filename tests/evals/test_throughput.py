@@ -122,6 +122,17 @@ class Dying(NamedTuple):
             store.append(problem.id, {})
 
 
+def test_the_file_is_made_sure_of_before_anything_is_measured(measure, tmp_path, monkeypatch):
+    measure(greedy(), out=tmp_path / "new" / "folder" / "t.json")
+    assert (tmp_path / "new" / "folder" / "t.json").exists()
+    monkeypatch.setattr(module, "_round", None)
+    with pytest.raises(OSError, match=r"cannot write .*new: it is a folder: name a file"):
+        measure(greedy(), out=tmp_path / "new")
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"cannot write .*t.json: "):
+        measure(greedy(), out=tmp_path / "file" / "t.json")
+
+
 def test_senseless_numbers_are_told(measure):
     with pytest.raises(ValueError, match="9 workers need as many problems, and there are 6"):
         measure(greedy(), workers=9)
