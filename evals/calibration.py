@@ -25,7 +25,15 @@ from evals.records import check_format, load_run, write_atomically
 from evals.report import Cell, Section, Table, markdown, print_table, write_report
 from evals.scaling.curves import samples_of
 from evals.scaling.rescore import revalued
-from evals.stats import Estimate, Floats, best_of_k, mean_interval, pass_at_k, ratio_interval
+from evals.stats import (
+    Estimate,
+    Floats,
+    best_of_k,
+    check_seed,
+    mean_interval,
+    pass_at_k,
+    ratio_interval,
+)
 from mbrl_core.viewer.charts import Curve, LineChart
 from reasoning.tasks import Task, find_task
 from reasoning.world import AGGREGATES, Aggregate
@@ -81,14 +89,20 @@ def calibration(
         say: is told where the page lies.
 
     Raises:
-        ValueError: the records hold no step scores, or unequal numbers of samples, or do not tell
-            by which aggregate they were valued.
+        ValueError: a seed below 0; or the records hold no step scores, or unequal numbers of
+            samples, or do not tell by which aggregate they were valued.
         FileNotFoundError: `run` holds no run.
     """
+    check_seed(seed)
     arguments, records = load_run(run)
     check_format(run, (s for r in records for s in r.get("samples", [{}])), "tokens")
     if not scores_steps(records):
         raise ValueError(f"{run} holds no step scores: evaluate with a scorer that reads steps")
+    if not any(sample["scores"] for record in records for sample in record["samples"]):
+        raise ValueError(
+            f"{run} holds no scored solution: "
+            + ("all were cut, give more max_tokens" if records else "no problem is answered yet")
+        )
     task = find_task(arguments.get("task", "generated"))
     chosen_by = aggregate or aggregate_of(arguments, records, task)
     sections = [

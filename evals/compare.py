@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from evals.records import check_format, load_run
-from evals.stats import Estimate, paired_difference, t_interval
+from evals.stats import Estimate, check_seed, paired_difference, t_interval
 
 MEASURES = ("correct", "return")
 EPISODES = ("env", "seed", "max_frames")  # options of `evals.control` that decide what is played
@@ -34,10 +34,11 @@ def compare(
         say: receives the result in words.
 
     Raises:
-        ValueError: the runs measure different things, or other episodes, have no id in common, or
-            are of an earlier format.
+        ValueError: a seed below 0; or the runs measure different things, or other episodes, have no
+            id in common, or are of an earlier format.
         FileNotFoundError: a folder holds no run.
     """
+    check_seed(seed)
     loaded = [load_run(folder) for folder in (one, other)]
     runs = [{record["id"]: record for record in records} for _, records in loaded]
     ids = [id for id in runs[0] if id in runs[1]]

@@ -32,6 +32,12 @@ class Estimate(NamedTuple):
     high: float
 
 
+def check_seed(seed: int) -> None:
+    """Raise ValueError where NumPy could not draw from a seed."""
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, not {seed}")
+
+
 def mean_interval(
     values: ArrayLike,
     rng: np.random.Generator,

@@ -33,6 +33,7 @@ from evals.scaling.cells import (
 from evals.scaling.curves import Parameters
 from evals.scaling.optimal import Probing, check_difficulty
 from evals.scaling.page import write_page
+from evals.stats import check_seed
 from reasoning.embedded import folder_of
 from reasoning.engines import EngineKind
 from reasoning.scorers import JUDGES
@@ -105,9 +106,9 @@ def scaling(
         say: receives progress lines.
 
     Raises:
-        ValueError: an unknown strategy, limit or option of a strategy, sizes that do not rise, a
-            difficulty by which nothing can be chosen, or a cell's folder holds a run of other
-            options.
+        ValueError: a seed below 0, an unknown strategy, limit or option of a strategy, sizes that
+            do not rise, a difficulty by which nothing can be chosen, or a cell's folder holds a run
+            of other options.
         FileNotFoundError: `report` holds no sweep, or a model cannot be had.
     """
     if report is not None:
@@ -122,6 +123,7 @@ def scaling(
         "scorer_engine": scorer_engine, "scorer_options": dict(scorer_options or {}),
         "group": group, "groups": groups, "seed": seed,
     }  # fmt: skip
+    check_seed(seed)
     check(strategies, budgets, by)
     check_settings(options or {}, strategies, budgets)
     check_lm_weight(lm_weight, scorer=scorer is not None)

@@ -156,6 +156,22 @@ def test_the_page_goes_by_the_runs_own_aggregate(tmp_path):
         assert f"the share that is right from 50.0% to {share}" in text
 
 
+def test_a_run_in_which_no_step_was_scored_is_refused(tmp_path):
+    cut = sample(False) | {"value": None}
+    for name, records, told in (
+        ("cut", [record(cut)], "cut holds no scored solution: all were cut, give more max_tokens"),
+        ("new", [], "new holds no scored solution: no problem is answered yet"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            calibration(run=written(tmp_path / name, *records), say=lambda line: None)
+
+
+def test_a_seed_that_nothing_can_be_drawn_from_is_refused(tmp_path):
+    run = written(tmp_path / "run", record(sample(True, 0.5), sample(False, 0.9)))
+    with pytest.raises(ValueError, match="seed must be 0 or more, not -1"):
+        calibration(run=run, seed=-1)
+
+
 def test_a_run_without_step_scores_is_refused(tmp_path):
     bare = sample(True) | {"value": 0.5}
     once = sample(True, 0.5, text="<<1+1=2>>2\n#### 2")  # as scorer=likelihood

@@ -60,6 +60,8 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(tmp_path, capsys):
     for other, sentence in [(episodes, "plays episodes"), (others, "in common")]:
         with pytest.raises(ValueError, match=sentence):
             compare(one=problems, other=other)
+    with pytest.raises(ValueError, match="seed must be 0 or more, not -1"):
+        compare(one=problems, other=problems, seed=-1)
     earlier = written(tmp_path / "earlier", "flexible", {1: True})
     for one, other in ((problems, earlier), (earlier, problems)):
         with pytest.raises(ValueError, match="earlier is a run of an earlier format: run it again"):

@@ -545,6 +545,7 @@ def test_what_a_sweep_could_not_end_with_is_refused_before_it_begins(model, tmp_
         ([chosen, "difficulty.probe=5"], "a budget of at least its probe, difficulty.probe=5"),
         (["strategies=[greedy,rap,compute_optimal]"], "chooses among the other strategies"),
         (["strategies=[rap]", "shots=2"], "which rap does not write"),
+        (["seed=-1"], "seed must be 0 or more, not -1"),
     ):
         assert run(options(model, *wrong, out)) in (1, 2)
         assert told in capsys.readouterr().err
