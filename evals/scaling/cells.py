@@ -330,6 +330,22 @@ def load_sweep(folder: str | Path) -> Sweep:
     return sweep
 
 
+def check_kept(folder: Path, options: Mapping[str, Any]) -> None:
+    """Raise ValueError where a sweep in `folder` holds strategies, sizes or limits that `options`
+    lack: its page would lose them."""
+    try:
+        old = load_sweep(folder).options
+    except (FileNotFoundError, ValueError):  # nothing is shown of it as it is
+        return
+    for name in ("strategies", "budgets", "by"):
+        lost = [one for one in old[name] if one not in options[name]]
+        if lost:
+            raise ValueError(
+                f"{folder} holds a sweep with {name}={_text(old[name])}, and its page would lose "
+                f"{', '.join(map(str, lost))}: name these too, or choose another folder"
+            )
+
+
 def finished(folder: Path, cells: Sequence[Cell]) -> dict[str, list[Record]]:
     """The records of the cells that are finished, by the cells' names.
 

@@ -23,6 +23,7 @@ from evals.scaling.cells import (
     Cell,
     Sweep,
     check,
+    check_kept,
     check_settings,
     first_cells,
     option_text,
@@ -100,15 +101,15 @@ def scaling(
         options: more of strategies, by their names: {particle_filter:{score_temperature:0.005}}.
         difficulty: how compute_optimal estimates it: `probe` solutions, `bins`, and `by` score or
             vote, see `evals.scaling.optimal`.
-        out: folder of the sweep.
+        out: folder of the sweep; one that is there may be given more strategies, sizes and limits.
         report: a sweep's folder; its page is written from the records, and nothing is run.
         runner, workers, cpus, gpus, address: where the problems are answered, see `evals.runner`.
         say: receives progress lines.
 
     Raises:
         ValueError: a seed below 0, an unknown strategy, limit or option of a strategy, sizes that
-            do not rise, a difficulty by which nothing can be chosen, or a cell's folder holds a run
-            of other options.
+            do not rise, a difficulty by which nothing can be chosen, or `out` holds a run of other
+            options or a sweep of which this is a part.
         FileNotFoundError: `report` holds no sweep, or a model cannot be had.
     """
     if report is not None:
@@ -152,6 +153,7 @@ def scaling(
     chosen["difficulty"] = probing._asdict()
     chosen["options"] = {name: dict(of_one) for name, of_one in (options or {}).items()}
     sweep = Sweep({**shared, **chosen}, parameters_of(model, scorer), first)
+    check_kept(folder, sweep.options)
     models = side_by_side(model, engine, engine_options, scorer, scorer_engine, scorer_options)
     where = reasoning.placed(runner, workers, cpus, gpus, address, claim_of(*models))
     with Crew(runner=where) as crew:

@@ -22,10 +22,12 @@ from evals.scaling.cells import (
     Sweep,
     Unit,
     check,
+    check_kept,
     check_settings,
     finished,
     load_sweep,
     option_text,
+    save_sweep,
     score_temperature,
     tree_cells,
     unit_of,
@@ -550,6 +552,17 @@ def test_what_a_sweep_could_not_end_with_is_refused_before_it_begins(model, tmp_
         assert run(options(model, *wrong, out)) in (1, 2)
         assert told in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("part", [{"budgets": [1]}, {"by": ["nodes"]}, {"strategies": ["greedy"]}])
+def test_a_part_of_a_sweep_does_not_replace_its_page(tmp_path, part):
+    whole = {"budgets": [1, 2], "by": ["nodes", "tokens"], "strategies": ["greedy", "mcts"]}
+    save_sweep(tmp_path, Sweep({**whole, "lm_weight": 0.0}, Parameters(10), []))
+    check_kept(tmp_path, {**whole, "budgets": [1, 2, 4]})
+    check_kept(tmp_path / "other", part)
+    (name,) = part
+    with pytest.raises(ValueError, match=f"holds a sweep with {name}=.*, and its page would lose"):
+        scaling(**{**whole, **part}, out=tmp_path)
 
 
 def test_cells_of_an_earlier_format_are_refused(tmp_path):
