@@ -48,6 +48,14 @@ FLAGS = ("--help", "-h", "--multirun", "-m", "--cfg", "--traceback")
 Function: TypeAlias = Callable[..., object]
 
 
+def _first(*values: Any) -> Any:
+    """`${first:...}` in options: the first of the values that is not null."""
+    return next((value for value in values if value is not None), None)
+
+
+OmegaConf.register_new_resolver("first", _first, replace=True)
+
+
 class UsageError(Exception):
     """A command line that cannot be run; the message is one sentence for the user."""
 

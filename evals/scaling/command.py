@@ -54,7 +54,7 @@ def scaling(
     by: Sequence[Literal["nodes", "tokens"]] = ("nodes", "tokens"),
     options: Mapping[str, Mapping[str, Any]] | None = None,
     difficulty: Mapping[str, Any] | None = None,
-    out: str | Path = "runs/scaling",
+    out: str | Path | None = None,
     report: str | Path | None = None,
     data: str | None = None,
     split: Literal["train", "test"] = "test",
@@ -101,8 +101,10 @@ def scaling(
         options: more of strategies, by their names: {particle_filter:{score_temperature:0.005}}.
         difficulty: how compute_optimal estimates it: `probe` solutions, `bins`, and `by` score or
             vote, see `evals.scaling.optimal`.
-        out: folder of the sweep; one that is there may be given more strategies, sizes and limits.
-        report: a sweep's folder; its page is written from the records, and nothing is run.
+        out: folder of the sweep; one that is there may be given more strategies, sizes and limits;
+            by default runs/scaling.
+        report: a sweep's folder; its page is written from the records, to `out` where that is
+            given, and nothing is run.
         runner, workers, cpus, gpus, address: where the problems are answered, see `evals.runner`.
         say: receives progress lines.
 
@@ -113,7 +115,7 @@ def scaling(
         FileNotFoundError: `report` holds no sweep, or a model cannot be had.
     """
     if report is not None:
-        return write_page(report, say)
+        return write_page(report, say, out)
     shared = {
         "task": task, "model": model, "scorer": scorer, "data": data, "split": split,
         "limit": limit, "steps": steps, "calculator": calculator, "aggregate": aggregate,
@@ -146,7 +148,7 @@ def scaling(
         scorer_options=scorer_options,
     ):
         say(f"note: {sentence}")
-    folder = Path(out)
+    folder = Path(out or "runs/scaling")
     first = first_cells(strategies, budgets)
     chosen: dict[str, Any] = {"strategies": list(strategies), "budgets": list(budgets)}
     chosen |= {"by": list(by)}

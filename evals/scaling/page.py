@@ -10,7 +10,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from evals.records import write_atomically
+from evals.records import check_writable, write_atomically
 from evals.report import Cell as Shown
 from evals.report import Section, Table, document, print_table, write_report
 from evals.scaling.cells import (
@@ -146,14 +146,16 @@ class Results(NamedTuple):
         return list(dict.fromkeys((point.strategy, point.by) for point in self.points))
 
 
-def write_page(folder: str | Path, say: Say = print) -> Path:
-    """Write report.html, curves.csv and tables.md into a sweep's folder; returns the page's path.
+def write_page(folder: str | Path, say: Say = print, out: str | Path | None = None) -> Path:
+    """Write report.html, curves.csv and tables.md into a sweep's folder, or into `out`; returns the
+    page's path.
 
     Only finished cells are shown. Raises FileNotFoundError where `folder` holds no sweep and
     ValueError where no cell is finished or no problem is answered in all that are.
     """
-    folder = Path(folder)
-    results = read_results(folder)
+    results = read_results(Path(folder))
+    folder = Path(out or folder)
+    check_writable(folder / "report.html")
     sections = _sections(results)
     for section in sections[:4]:
         say("")

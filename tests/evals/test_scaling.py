@@ -495,7 +495,12 @@ def test_a_killed_sweep_goes_on_and_its_page_needs_no_model(model, tmp_path, mon
     assert run(["report=run", "model=gone"]) == 0
     assert (tmp_path / "run/report.html").read_text() == page
     assert "Best-of-N of 4 against self-consistency of 4" in capsys.readouterr().out
+    assert run(["report=run", "out=elsewhere/page"]) == 0
+    assert (tmp_path / "elsewhere/page/report.html").read_text() == page
+    written = {path.name for path in (tmp_path / "elsewhere/page").iterdir()}
+    assert written == {"report.html", "curves.csv", "tables.md"}
     assert run(["report=nowhere"]) == 1
+    assert not (tmp_path / "nowhere").exists()
     assert "nowhere holds no sweep" in capsys.readouterr().err
 
 
