@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,12 +114,15 @@ def _records(source: Source, data: str | Path | None, split: str) -> tuple[Seque
 
 def _lines(path: Path) -> list[str]:
     """One text record a line, so that errors can name the line."""
-    from datasets import load_dataset
+    lines = path.read_bytes().removeprefix(BOM_UTF8).splitlines()
+    return [_decoded(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
 
-    if path.stat().st_size == 0:  # the library fails on an empty file with a long trace
-        return []
-    lines = load_dataset("text", data_files=str(path), split="train", keep_linebreaks=False)
-    return list(lines["text"])
+
+def _decoded(line: bytes, where: str) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8 text: save the file as UTF-8.") from error
 
 
 def _from_hub(name: str, config: str | None, split: str) -> list[Any]:

@@ -1,6 +1,8 @@
 """Loading of tasks: GSM8K's format, its errors, and the registry."""
 
 import json
+import os
+import sys
 
 import pytest
 
@@ -77,6 +79,35 @@ def test_missing_and_empty_files(tmp_path):
     (tmp_path / "test.jsonl").write_text("")
     with pytest.raises(ValueError, match="holds no problems"):
         load_gsm8k(tmp_path)
+
+
+def test_a_file_that_changed_at_the_same_time_is_read_as_it_is(write):
+    path = write({"question": "2 and 3?", "answer": "#### 5"})
+    before = path.stat()
+    assert [p.answer for p in load_gsm8k(path)] == ["5"]
+    write({"question": "2 and 4?", "answer": "#### 6"})
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert [p.answer for p in load_gsm8k(path)] == ["6"]
+
+
+def test_a_file_may_begin_with_a_mark_and_hold_any_character(tmp_path):
+    path = tmp_path / "test.jsonl"
+    records = [{"question": "2 and\u20283, \u00bd?", "answer": "#### 5"}, RECORDS[1]]
+    text = "\r\n".join(json.dumps(record, ensure_ascii=False) for record in records)
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert [p.question for p in load_gsm8k(path)] == [r["question"] for r in records]
+
+
+def test_a_file_that_is_no_text_names_the_line(write):
+    path = write(*RECORDS)
+    path.write_bytes(path.read_bytes() + b'{"question": "caf\xe9", "answer": "#### 1"}\n')
+    with pytest.raises(ValueError, match=r"test\.jsonl, line 3: not UTF-8 text"):
+        load_gsm8k(path)
+
+
+def test_a_local_file_is_read_without_the_hubs_library(write, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert len(load_gsm8k(write(*RECORDS))) == 2
 
 
 def test_arguments(write):
