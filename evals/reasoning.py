@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
@@ -35,7 +36,7 @@ from reasoning.reasoner import Outcome, Reasoner
 from reasoning.scorers import JUDGES, make_judge
 from reasoning.strategies import FinalAnswer, Strategy
 from reasoning.tasks import Generated, Problem, Task, find_task
-from reasoning.tasks.types import Grading
+from reasoning.tasks.types import Grading, check_limit
 from reasoning.world import (
     Aggregate,
     Continuation,
@@ -172,7 +173,7 @@ def evaluate(
     described["weights"] = fingerprint(folder_of(model, "lm"))
     described["scorer_weights"] = scorer and fingerprint(folder_of(scorer, "scorer"))
     kind = find_task(task, steps=(steps[0], steps[1]) if steps else None)
-    problems = kind.load(data=data, split=split, limit=limit)
+    problems = problems_of(kind, data, split, limit)
     prompt = few_shot(kind, shots, shots_data, data, problems)
     if not isinstance(kind, Generated):  # and so may the data
         described["data_contents"] = _digest(problems)
@@ -455,6 +456,28 @@ def placed(
     if runner == "local" and workers == 1:
         return None
     return runner_of(runner, workers, cpus, gpus, address, claim)
+
+
+def problems_of(
+    task: Task, data: str | None = None, split: str = "test", limit: int | None = None
+) -> list[Problem]:
+    """The problems that a run asks, whoever wrote the task.
+
+    Raises ValueError where there are none, and on an id that comes twice: of two problems of one
+    id a run would keep one.
+    """
+    check_limit(limit)
+    problems = task.load(data=data, split=split, limit=limit)
+    if not problems:
+        raise ValueError(f"the task {task.name!r} has no problems in the split {split!r}")
+    ids = Counter(problem.id for problem in problems)
+    name, times = ids.most_common(1)[0]
+    if times > 1:
+        raise ValueError(
+            f"the task {task.name!r} gives {times} problems the id {name!r}: let `load` give each "
+            "its own"
+        )
+    return problems
 
 
 def few_shot(

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, cast
 
 from evals.models import Loaded, claim_of, load_lm, load_scorer, side_by_side
-from evals.reasoning import in_threads, placed
+from evals.reasoning import in_threads, placed, problems_of
 from evals.records import RecordStore, check_writable, write_atomically
 from evals.runner import Crew, Kept, Runner, RunnerKind
 from reasoning.engines import Completion, Engine, EngineKind, Request, Score, ScoreRequest
@@ -193,7 +193,7 @@ def throughput(
     if out is not None:
         check_writable(Path(out))
     kind = find_task(task)
-    problems = kind.load(data=data, limit=limit)
+    problems = problems_of(kind, data, limit=limit)
     if len(problems) < workers:
         raise ValueError(f"{workers} workers need as many problems, and there are {len(problems)}")
     models = side_by_side(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 
 from configs import cli
+from evals import reasoning
 from evals.reasoning import (
     _record,
     budget_of,
     check_table,
     evaluate,
     idle_options,
+    problems_of,
     summarize,
 )
 from evals.runner import Crew
@@ -30,6 +34,7 @@ from reasoning.strategies import (
     tree_of_thoughts,
 )
 from reasoning.tasks import Problem, generate_problems
+from reasoning.tasks.words import WordTask
 from tests.evals.commands import killed_and_resumed, records_of, summary_of, timeless
 from tests.language import Checker, save_tiny_model, scripted, total_of
 
@@ -225,6 +230,39 @@ def test_a_folder_of_an_earlier_format_is_refused(options, tmp_path, capsys, fie
     error = capsys.readouterr().err
     assert "run is a run of an earlier format: run it again in another folder" in error
     assert f"has no '{field}'" in error
+
+
+@dataclass(frozen=True)
+class Own(WordTask):
+    """A task of one's own with these ids."""
+
+    name: ClassVar[str] = "own"
+    ids: tuple[str, ...]
+
+    def load(self, *, data=None, split="test", limit=None, seed=0):
+        return [Problem(name, "1+1=?", "2") for name in self.ids[:limit]]
+
+
+@pytest.mark.parametrize(
+    ("ids", "limit", "told"),
+    [
+        (("a", "b", "a"), None, "'own' gives 2 problems the id 'a'"),
+        ((), None, "'own' has no problems in the split 'test'"),
+        (("a", "b"), 0, "limit must be at least 1, not 0"),
+        (("a", "b"), -1, "limit must be at least 1, not -1"),
+    ],
+)
+def test_problems_that_no_run_can_keep_apart_are_refused(ids, limit, told):
+    with pytest.raises(ValueError, match=told):
+        problems_of(Own(ids), limit=limit)
+    assert [problem.id for problem in problems_of(Own(("a", "b")), limit=1)] == ["a"]
+
+
+def test_a_command_asks_no_problems_of_ones_own_that_it_cannot_keep(tmp_path, monkeypatch):
+    task = Own(("a", "a"))
+    monkeypatch.setattr(reasoning, "find_task", lambda name, steps: task)
+    with pytest.raises(ValueError, match="gives 2 problems the id 'a'"):
+        evaluate(task="own", strategy=greedy(), out=tmp_path / "run")
 
 
 def write_lines(path, *pairs):
