@@ -139,8 +139,11 @@ class Reasoner:
 
         Every question draws from a generator of its own, seeded by `seed` and its id (by default
         the question itself), so that what else is asked in the same call changes nothing but
-        rounding. Raises ValueError on an empty question and EngineError where an engine is gone.
+        rounding. Raises ValueError on an empty question, on a text in place of several, and
+        EngineError where an engine is gone.
         """
+        if isinstance(questions, str):
+            raise ValueError(f"questions must be a list: ask [{questions!r}]")
         for row, question in enumerate(questions):
             if not question.strip():
                 raise ValueError(f"question {row} is empty")

@@ -78,6 +78,13 @@ def test_a_failure_is_told_of_its_question_and_touches_no_other(strategy):
     assert [answer.failed for answer in flaky(QUESTIONS)] == broken.failed
 
 
+def test_one_question_that_is_not_in_a_list_is_refused():
+    reasoner = Reasoner(engine=ScriptedEngine(adding), strategy=greedy())
+    for ask in (reasoner, reasoner.plan, reasoner.attempt):
+        with pytest.raises(ValueError, match=r"questions must be a list: ask \['1\+2'\]"):
+            ask("1+2")
+
+
 def test_one_failed_sample_of_many_is_told_even_where_nobody_descends_to_it():
     """A search that a failure made narrower than it was to be says nothing of the strategy."""
 
