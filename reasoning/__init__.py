@@ -1,5 +1,6 @@
 """Reasoning: language models as worlds, searched by the planners of the core."""
 
+from reasoning.difficulty import compute_optimal
 from reasoning.engines import Engine, ScriptedEngine, TransformersEngine
 from reasoning.reasoner import Answer, Reasoner
 from reasoning.scorers import StepScorer
@@ -8,8 +9,11 @@ from reasoning.strategies import (
     best_of_n,
     dvts,
     greedy,
+    lookahead,
     mcts,
     particle_filter,
+    rap,
+    receding,
     self_consistency,
     soft_best_of_n,
     tree_of_thoughts,
@@ -26,10 +30,14 @@ __all__ = [
     "Strategy",
     "TransformersEngine",
     "best_of_n",
+    "compute_optimal",
     "dvts",
     "greedy",
+    "lookahead",
     "mcts",
     "particle_filter",
+    "rap",
+    "receding",
     "self_consistency",
     "soft_best_of_n",
     "tree_of_thoughts",

@@ -1,4 +1,5 @@
-"""What a sub-question is in a text: two forms of reasoning via planning (see `reasoning.rap`).
+"""What a sub-question is in a text: two forms of reasoning via planning (see
+`reasoning.subquestions`).
 
 In a dialogue it is a question in words, which takes a model that follows instructions. In a worked
 solution it is the next line up to its first `=`: what to compute next.

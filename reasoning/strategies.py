@@ -27,8 +27,8 @@ from mbrl_core import (
     WeightedVote,
 )
 from reasoning.engines.base import Engine, Sampling
-from reasoning.rap import Rap
 from reasoning.rap_forms import Dialogue, Form, Operations, Putting, Questions
+from reasoning.subquestions import Rap
 from reasoning.world import Failures, Unit
 
 
@@ -310,7 +310,7 @@ def rap(
     A sub-question is a line of a dialogue (`questions`) or of a solution up to its first `=`
     (`operations`), see `reasoning.rap_forms`. `candidates` of them are proposed at each node,
     `depth` make a solution at most, by default what the form needs; `answers` and `weight` make the
-    reward, see `reasoning.rap.Rap`. Every new node is played to the end by the most useful
+    reward, see `reasoning.subquestions.Rap`. Every new node is played to the end by the most useful
     sub-questions, and a node is worth the best of what was found below it. `choose` takes, of the
     solutions met, the `best` by mean reward of its steps or the answer with the highest sum of
     these. `shots` are worked examples of a dialogue: a `question` and its

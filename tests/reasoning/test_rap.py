@@ -15,7 +15,6 @@ from mbrl_core.testing import check_model, check_planner
 from reasoning.engines import Completion, Score, ScriptedEngine, TransformersEngine, failure
 from reasoning.engines.base import Sampling
 from reasoning.prompts import Prompt, Shot
-from reasoning.rap import Rap, RapPolicy, RapWorld
 from reasoning.rap_forms import (
     CLOSING,
     INSTRUCTION,
@@ -26,6 +25,7 @@ from reasoning.rap_forms import (
 )
 from reasoning.reasoner import Reasoner
 from reasoning.strategies import greedy, rap
+from reasoning.subquestions import Rap, RapPolicy, RapWorld
 from reasoning.tasks import find_task
 from reasoning.world import Step, Thought
 from tests.language import recite, save_tiny_model, total_of
