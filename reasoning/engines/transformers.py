@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from reasoning.engines.prefixes import Piece, Prefixes
 from reasoning.engines.vocabulary import INSTRUCTION, Vocabulary, unavailable
 
 T = TypeVar("T")
+Dtype = Literal["float32", "bfloat16", "float16"]
 ON_CARD = 2**14  # tokens computed at once on a graphics card, by default
 END, CLOSE = 2, 1  # what a token may end, see `TransformersEngine.marks`
 
@@ -73,11 +75,12 @@ class TransformersEngine(Vocabulary):
         max_batch: int = 256,
         max_num_batched_tokens: int | None = None,
         device: str | None = None,
-        dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+        dtype: Dtype | None = None,
         reuse: float = 1.0,
     ) -> None:
         from reasoning.engines.cache import KEYWORD, make_cache, plain
 
+        _check_options(max_batch, max_num_batched_tokens, dtype, reuse)
         super().__init__(model, chat=chat, instruction=instruction)
         self.make_cache, self.keyword = make_cache, KEYWORD
         self.device = find_device(device)
@@ -534,6 +537,19 @@ def truncated(logits: Tensor, top_p: Tensor, top_k: Tensor, min_p: Tensor) -> Te
     share = rising.softmax(-1)
     rising = rising.masked_fill(share < min_p * share[:, -1:], -torch.inf)
     return torch.empty_like(logits).scatter_(1, order, rising)
+
+
+def _check_options(max_batch: object, most: object, dtype: object, reuse: object) -> None:
+    """Raise ValueError on options of an engine that no engine can have."""
+    counts = {"max_batch": max_batch, "max_num_batched_tokens": 1 if most is None else most}
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number from 1 on, not {value!r}")
+    dtypes = get_args(Dtype)
+    if dtype not in (None, *dtypes):
+        raise ValueError(f"dtype must be one of {', '.join(dtypes)}, not {dtype!r}")
+    if not isinstance(reuse, int | float) or not 0 <= reuse < math.inf:
+        raise ValueError(f"reuse must be a number of GiB, 0 or more, not {reuse!r}")
 
 
 def _load(name: str, dtype: str | None, device: torch.device) -> Any:

@@ -634,6 +634,23 @@ def test_vllm_does_not_fork_where_nobody_asks_it_to(said, method):
     assert told.strip() == method
 
 
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ({"max_batch": -1}, "max_batch must be a whole number from 1 on, not -1"),
+        ({"max_batch": 0}, "max_batch must be a whole number from 1 on, not 0"),
+        ({"max_batch": "abc"}, "max_batch must be a whole number from 1 on, not 'abc'"),
+        ({"max_num_batched_tokens": 0}, "max_num_batched_tokens must be a whole number"),
+        ({"dtype": "foo"}, "dtype must be one of float32, bfloat16, float16, not 'foo'"),
+        ({"reuse": "abc"}, "reuse must be a number of GiB, 0 or more, not 'abc'"),
+        ({"reuse": -1}, "reuse must be a number of GiB, 0 or more, not -1"),
+    ],
+)
+def test_options_that_no_engine_can_have_are_refused(option, told):
+    with pytest.raises(ValueError, match=told):
+        load_engine("nowhere", "transformers", option)
+
+
 @pytest.mark.parametrize("kind", ["transformers", "vllm"])
 def test_a_revision_of_the_weights_alone_is_refused(folder, kind):
     with pytest.raises(ValueError, match="revision"):
