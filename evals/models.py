@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +44,21 @@ def side_by_side(
     if scorer is None:
         return _limited(lm, part), None
     beside = scorer_engine or ("vllm" if engine == "vllm" else "transformers")
+    if beside in ("transformers", "vllm"):
+        check_scorer(scorer)
     return share_card(lm, Loaded(scorer, beside, dict(scorer_options or {})), part)
+
+
+def check_scorer(name: str) -> None:
+    """Raise ValueError on what is neither a judge nor a folder, and can be no hub name."""
+    if name in JUDGES or name == "embedded" or "/" in name or (name and Path(name).exists()):
+        return
+    near = get_close_matches(name, [*JUDGES, "embedded"], n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(
+        f"{name!r} is no scorer: {hint}Judges are {', '.join(JUDGES)}; a reward model is embedded, "
+        "a folder or a hub name (owner/name); null is none"
+    )
 
 
 def share_card(lm: Loaded, scorer: Loaded, part: float = 1.0) -> tuple[Loaded, Loaded]:

@@ -170,6 +170,9 @@ def evaluate(
     if isinstance(strategy, ComputeOptimal):  # a table may change under its name
         check_table(strategy, Fitted(model, scorer, aggregate, lm_weight, calculator))
         described["table"] = _digest(strategy)
+    lm, judge = side_by_side(
+        model, engine, engine_options, scorer, scorer_engine, scorer_options, gpus
+    )
     described["weights"] = fingerprint(folder_of(model, "lm"))
     described["scorer_weights"] = scorer and fingerprint(folder_of(scorer, "scorer"))
     kind = find_task(task, steps=(steps[0], steps[1]) if steps else None)
@@ -180,9 +183,6 @@ def evaluate(
         described["shots_contents"] = _digest(prompt.shots) if shots and prompt else None
     folder = Path(out) / "trees"
     pages = {p.id: folder / f"{p.id.replace('/', '-')}.html" for p in problems[:trees]}
-    lm, judge = side_by_side(
-        model, engine, engine_options, scorer, scorer_engine, scorer_options, gpus
-    )
     work = Answering(
         task=kind,
         strategy=strategy,

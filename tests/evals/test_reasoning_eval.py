@@ -232,6 +232,15 @@ def test_a_folder_of_an_earlier_format_is_refused(options, tmp_path, capsys, fie
     assert f"has no '{field}'" in error
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"), [("critiqe", "did you mean 'critique'"), ("", "Judges"), ("abc", "Judges")]
+)
+def test_a_name_that_can_be_no_scorers_is_refused_at_once(name, hint, tmp_path, monkeypatch):
+    monkeypatch.setattr(reasoning, "find_task", None)
+    with pytest.raises(ValueError, match=f"'{name}' is no scorer: {hint}"):
+        evaluate(task="gsm8k", strategy=best_of_n(n=2), scorer=name, out=tmp_path / "run")
+
+
 @dataclass(frozen=True)
 class Own(WordTask):
     """A task of one's own with these ids."""
