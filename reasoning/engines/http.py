@@ -77,10 +77,15 @@ class Client:
         """An object of the server. Raises EngineError where there is none."""
         try:
             status, _, data = self._exchange("GET", path, None)
-            found = json.loads(data) if status == 200 else None
-        except (OSError, HTTPException, ValueError) as error:
+        except (OSError, HTTPException) as error:
             raise EngineError(f"{self.url} cannot be reached: {_words(error)}") from error
-        if not isinstance(found, dict):
+        found = _object(data) if status == 200 else None
+        if status == 200 and found is None:
+            raise EngineError(
+                f"{self.url}{path} answered with no JSON object: check that url is that of an "
+                "OpenAI-compatible API, such as http://localhost:8000/v1"
+            )
+        if found is None:
             raise EngineError(f"{self.url}{path} answered {status}: {_message(data)}")
         return found
 

@@ -141,6 +141,14 @@ def test_a_dead_server_is_an_engine_that_is_gone():
         load_engine("any", "chat", {"url": server.url, **QUICK})
 
 
+@pytest.mark.parametrize("data", [b"", b"<html>Welcome</html>", b"[]", b"\xff"])
+def test_a_server_of_something_else_is_told(data, monkeypatch):
+    client = Client("http://localhost:1/v1", **QUICK)
+    monkeypatch.setattr(client, "_exchange", lambda *_: (200, 0.0, data))
+    with pytest.raises(EngineError, match="/v1/models answered with no JSON object"):
+        client.get("/models")
+
+
 def test_wrong_settings_are_told():
     with pytest.raises(ValueError, match="url must be like http://localhost:8000/v1, not 'host'"):
         Client("host")
