@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
@@ -21,11 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from urllib.parse import urlsplit
 
 from configs.processes import end_with
 from evals.records import FAILURES, RECORDS, WORKERS, RecordStore, read_failures, read_records
 
 TRIES = 2  # how often a batch is given to a worker at most
+REACHED_IN = 5.0  # seconds, a Ray cluster
 Say: TypeAlias = Callable[[str], None]
 RunnerKind = Literal["local", "ray"]
 T = TypeVar("T")
@@ -235,6 +238,8 @@ class Ray:
     def start(self) -> Iterator[Hire]:
         """See `Runner`. Raises what `cards_each` raises."""
         ray = importlib.import_module("ray")
+        if self.address:
+            check_reachable(self.address)
         own = {} if self.address else {"num_cpus": math.ceil(self.workers * self.cpus)}
         ray.init(self.address or "local", include_dashboard=False, logging_level="error", **own)
         try:
@@ -246,6 +251,21 @@ class Ray:
             yield lambda place: _Actor(ray, seat.remote())
         finally:
             ray.shutdown()
+
+
+def check_reachable(address: str) -> None:
+    """Raise ValueError where nothing listens at an address with a port: Ray would wait for it for
+    minutes."""
+    found = urlsplit(address if "://" in address else f"ray://{address}")
+    try:
+        if found.hostname is None or found.port is None:  # `auto`, say
+            return
+        socket.create_connection((found.hostname, found.port), timeout=REACHED_IN).close()
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no Ray cluster answers at address={address} ({error}): give that of a running one, "
+            "or leave it out to start one here"
+        ) from error
 
 
 class _Actor:

@@ -14,7 +14,16 @@ import pytest
 import torch
 
 from evals.records import WORKERS, RecordStore, read_records
-from evals.runner import Claim, Crew, Local, Ray, cards_each, merge, runner_of
+from evals.runner import (
+    Claim,
+    Crew,
+    Local,
+    Ray,
+    cards_each,
+    check_reachable,
+    merge,
+    runner_of,
+)
 
 
 class Number(NamedTuple):
@@ -140,6 +149,13 @@ def test_what_workers_of_a_killed_run_left_is_taken_over(tmp_path):
 def test_options_that_name_no_runner_are_refused(options, told):
     with pytest.raises(ValueError, match=told):
         runner_of(**options)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port"])
+def test_a_cluster_that_is_not_there_is_told_at_once(address):
+    with pytest.raises(ValueError, match=f"no Ray cluster answers at address={address}"):
+        check_reachable(address)
+    check_reachable("auto")
 
 
 # ------------------------------------------------------------------------------ graphics cards
