@@ -37,6 +37,15 @@ def build_model(
     return LlamaForCausalLM(config).float()
 
 
+def check_heads(width: int, heads: int) -> None:
+    """Raise ValueError on sizes that `build_model` cannot use: pairs of heads share keys, and the
+    positions turn pairs of a head's entries."""
+    if heads < 2 or heads % 2:
+        raise ValueError(f"heads must be an even number from 2 on, not {heads}")
+    if width < 1 or width % (2 * heads):
+        raise ValueError(f"width must be a multiple of {2 * heads} for heads={heads}, not {width}")
+
+
 def same_document(documents: torch.Tensor) -> torch.Tensor:
     """Attention mask ``[R, 1, T, T]``: causal, and only within a document.
 
@@ -88,7 +97,10 @@ def prepare(
     texts = (PROMPT.format(question=p.question) + GSM8K.write(p) for p in sample)
     tokenizer = train_tokenizer(texts, vocab_size)
     save_tokenizer(tokenizer, out)
-    np.savez(out / "corpus.npz", **encode(problems, tokenizer, length)._asdict())
+    corpus = encode(problems, tokenizer, length)
+    if not len(corpus.prompts):
+        raise ValueError(f"no problem fits in length={length} tokens: give more")
+    np.savez(out / "corpus.npz", **corpus._asdict())
 
 
 def train_lm(
@@ -143,10 +155,13 @@ def train_lm(
         The folder ``out``.
 
     Raises:
-        ValueError: ``steps`` or ``workers`` below 1, or a checkpoint with other settings.
+        ValueError: sizes that make no model, a number that is too small, or a checkpoint with
+            other settings.
         FloatingPointError: the loss is not finite.
     """
-    job = job_of(dict(locals()), not_settings=["gsm8k"])
+    given = dict(locals())
+    check_heads(width, heads)
+    job = job_of(given | {"gsm8k": True if gsm8k else None})  # where it lies may change
     with held(job.out):
         if load_checkpoint(job.out / "checkpoint.pt", job.settings) is None:
             prepare(job.out, gsm8k, num_problems, redraws, problem_steps, vocab_size, length, seed)

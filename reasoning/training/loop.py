@@ -45,29 +45,38 @@ class Job(NamedTuple):
     log_every: int
 
 
-def job_of(given: dict[str, Any], *, not_settings: Sequence[str] = ()) -> Job:
+def job_of(given: dict[str, Any]) -> Job:
     """The job that the keywords of a training command describe; makes its folder.
 
     Args:
         given: all keywords of the command, ``out``, ``steps`` and ``workers`` among them.
-        not_settings: names of keywords that a resumed run may change, besides those of ``Job``.
 
     Raises:
-        ValueError: ``steps`` or ``workers`` below 1.
+        ValueError: a number that is too small.
     """
-    if given["steps"] < 1 or given["workers"] < 1:
-        raise ValueError(
-            f"steps and workers must be at least 1, not {given['steps']} and {given['workers']}"
-        )
+    _check_settings(given)
     out = Path(given["out"])
     out.mkdir(parents=True, exist_ok=True)
     own = ("minutes", "compile", "save_every", "log_every")
     settings = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in given.items()
-        if name not in ("out", "workers", *own, *not_settings)
+        if name not in ("out", "workers", *own)
     }
     return Job(out, settings, **{name: given[name] for name in own})
+
+
+def _check_settings(given: dict[str, Any]) -> None:
+    counts = ["steps", "workers", "samples", "rows", "length", "layers", "inner", "log_every"]
+    if not given.get("gsm8k"):  # whose problems do alone, too
+        counts.append("num_problems")
+    for name in counts:
+        if given.get(name, 1) < 1:
+            raise ValueError(f"{name} must be at least 1, not {given[name]}")
+    for name in ("lr", "minutes"):
+        value = given.get(name)
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} must be above 0, not {value}")
 
 
 def load_lm(folder: str | Path) -> LlamaForCausalLM:

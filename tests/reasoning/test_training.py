@@ -400,7 +400,31 @@ def _progress(capsys):
     return [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
 
 
-@pytest.mark.parametrize("changes", [{"steps": 0}, {"workers": 0}])
-def test_bad_arguments(tmp_path, changes):
-    with pytest.raises(ValueError, match="at least 1"):
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"workers": 0}, "workers must be at least 1"),
+        ({"num_problems": 0}, "num_problems must be at least 1"),
+        ({"heads": 1}, "heads must be an even number"),
+        ({"heads": 5}, "heads must be an even number"),
+        ({"width": 30, "heads": 4}, "width must be a multiple of 8 for heads=4, not 30"),
+        ({"length": 5}, "no problem fits in length=5 tokens"),
+        ({"lr": -1.0}, "lr must be above 0"),
+        ({"minutes": -1.0}, "minutes must be above 0"),
+    ],
+)
+def test_bad_arguments(tmp_path, changes, told):
+    with pytest.raises(ValueError, match=told):
         _train(tmp_path, **changes)
+
+
+def test_no_samples_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="samples must be at least 1"):
+        train_scorer(out=tmp_path, lm="embedded", samples=0)
+
+
+def test_data_that_a_folder_was_not_trained_on_are_refused(tmp_path):
+    _train(tmp_path, steps=1)
+    with pytest.raises(ValueError, match="other values of gsm8k"):
+        _train(tmp_path, steps=1, gsm8k="elsewhere")
