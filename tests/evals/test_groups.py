@@ -215,7 +215,7 @@ def test_a_part_of_a_card_is_what_models_divide(monkeypatch):
         return [one and one.options.get("gpu_memory_utilization") for one in both]
 
     assert taken(gpus=0.5) == [0.45, None]
-    assert taken("prm", "vllm", {}, gpus=0.5) == [0.225, 0.225]
+    assert taken("some/prm", "vllm", {}, gpus=0.5) == [0.225, 0.225]
     assert taken("critique", "vllm", {}, gpus=0.5) == [0.45, None]
     assert taken(gpus=0) == taken(gpus=1) == taken(gpus=2) == [None, None]
 

@@ -127,6 +127,7 @@ def test_without_a_runner_everything_is_done_here(tmp_path):
 
 
 def test_what_workers_of_a_killed_run_left_is_taken_over(tmp_path):
+    RecordStore(tmp_path / "a", {}).close()
     left = tmp_path / "a" / WORKERS / "17-1"
     left.mkdir(parents=True)
     lines = [json.dumps({"id": f"n/{i}", "square": i**2}) + "\n" for i in range(3)]
