@@ -33,7 +33,6 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 aten = torch.ops.aten
 _save = torch.save
 CARD, HOST = torch.device("lazy", 0), torch.device("cpu")
-COPIES = (aten.copy_.default, aten._to_copy.default)
 READS = (
     aten._local_scalar_dense.default,
     aten.item.default,
@@ -134,7 +133,7 @@ class Card(TorchDispatchMode):
 
     def _place(self, func: Any, args: Any, tensors: list[Tensor]) -> bool:
         """Whether the result lies on the card. Raises RuntimeError where devices are mixed."""
-        if func in COPIES:
+        if func is aten.copy_.default:
             return isinstance(args[0], OnCard)
         if func in INDEXED:  # positions may lie on the CPU
             indices = args[1]

@@ -108,10 +108,9 @@ class BeamSearch:
 
     def _root_expand(self, world: World) -> int:
         """Candidates of the root for each group: more than of other nodes only if they are paid."""
-        if self.root_expand is None or world.budget.proposals is None:
-            return self.root_expand or self.expand
-        paid = world.budget.proposals // (1 + self._ahead().proposals(world))
-        return min(self.root_expand, max(self.expand, paid))
+        most, limit = self.root_expand or self.expand, world.budget.proposals
+        each = 1 + self._ahead().proposals(world)
+        return most if limit is None else min(most, max(self.expand, limit // each))
 
     def _capacity(self) -> int:
         """Nodes at most, the root with them."""
